@@ -1,0 +1,305 @@
+//! The configuration as the rest of healer uses it: validated, defaults applied, swapped whole.
+//!
+//! `file` is the shape of `config.yaml`, `check` turns that into a [`Config`] or into every file
+//! fault at once, `load` finds and reads the file. What depends on the machine is `preflight`'s.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::{ProcessName, Signal};
+
+/// A whole configuration. `Process` entries are shared, so that a reload can tell "unchanged".
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// How and where healer itself logs.
+    pub log: Log,
+    /// Holds `healer.pid`; created with mode 0755 if missing.
+    pub pid_file_directory: PathBuf,
+    /// healer's own working directory when daemonised, and the default of each process.
+    pub working_directory: PathBuf,
+    /// How many launches may be between `go` and the confirmed exec at one time, node-wide; ≥ 1.
+    pub max_parallel_launches: usize,
+    /// In file order.
+    pub processes: Vec<Arc<Process>>,
+}
+
+/// How and where healer itself logs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// Text for people or JSON for machines.
+    pub format: LogFormat,
+    /// Holds `healer.log` and `processes/NAME.log`.
+    pub directory: PathBuf,
+}
+
+/// `log_level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// The operator must act.
+    Error,
+    /// Degraded.
+    Warn,
+    /// One line per transition or launch.
+    Info,
+    /// Each look and probe.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `log_format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of `key=value` fields.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One entry of `processes:`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// Unique.
+    pub name: ProcessName,
+    /// `false`: neither watched nor started.
+    pub enabled: bool,
+    /// Absolute; or a bare name, until `preflight` looked it up in healer's PATH and found it.
+    pub command: PathBuf,
+    /// Arguments after the command.
+    pub args: Vec<String>,
+    /// Set in the instance's environment, over everything inherited.
+    pub env: BTreeMap<String, String>,
+    /// What of healer's environment an instance inherits.
+    pub inherit_env: InheritEnv,
+    /// Absolute.
+    pub working_dir: PathBuf,
+    /// Whose rights an instance gets.
+    pub run_as: RunAs,
+    /// `None`: as healer was given it.
+    pub umask: Option<u32>,
+    /// Resource limits that differ from those healer was given, setrlimit(2).
+    pub limits: BTreeMap<Resource, Limit>,
+    /// -20 to 19; `None`: as healer was given it.
+    pub nice: Option<i32>,
+    /// -1000 to 1000; `None`: as healer was given it.
+    pub oom_score_adj: Option<i32>,
+    /// Where stdout and stderr go.
+    pub output: Output,
+    /// Start it when it is down as healer starts (or as a reload adds it).
+    pub autostart: bool,
+    /// Decides who the process is where command and arguments cannot.
+    pub matching: Matching,
+    /// At least one.
+    pub monitors: Vec<Monitor>,
+    /// Alive for so long is ready.
+    pub ready_after: Duration,
+    /// How an instance, or what is left of one, is ended.
+    pub stop: Stop,
+    /// When and how often it is brought back.
+    pub recovery: Recovery,
+}
+
+impl Process {
+    /// The PID file, where one of the monitors is `type: pid`.
+    #[must_use]
+    pub fn pid_file(&self) -> Option<&Path> {
+        self.monitors.iter().find_map(|monitor| match monitor {
+            Monitor::Pid { path, .. } => Some(path.as_path()),
+            Monitor::Ebpf => None,
+        })
+    }
+}
+
+/// `inherit_env`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InheritEnv {
+    /// Nothing.
+    Nothing,
+    /// Everything but what is healer's own (NOTIFY_SOCKET, HEALER_* …).
+    Everything,
+    /// These variables, where healer has them.
+    Only(Vec<String>),
+}
+
+/// `run_as_root`, `run_as_user`, `run_as_group`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    /// As healer itself: neither key, and healer is not root.
+    Healer,
+    /// As root, with root's full capabilities.
+    Root,
+    /// As this user, with the supplementary groups of the group database.
+    User {
+        /// A name or a number.
+        user: String,
+        /// `None`: the user's primary group.
+        group: Option<String>,
+    },
+}
+
+/// A resource of setrlimit(2), by its YAML key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is RLIMIT_ and its name, explained in setrlimit(2)")]
+pub enum Resource {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+/// A soft and a hard limit; `None` is unlimited. One number in YAML sets both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What is enforced.
+    pub soft: Option<u64>,
+    /// How far the process may raise it.
+    pub hard: Option<u64>,
+}
+
+/// `output`, with `output_max_bytes` and `output_keep`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The journal where healer's own output goes there, healer's own as PID 1, else a file.
+    Auto(OutputFile),
+    /// systemd's journal, identifier `healer-NAME`.
+    Journal,
+    /// `log_directory/processes/NAME.log`.
+    File(OutputFile),
+    /// healer's own stdout and stderr.
+    Inherit,
+    /// Nowhere.
+    Null,
+}
+
+/// Rotation of an output file, by copy and truncate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputFile {
+    /// Rotated once it is larger than this.
+    pub max_bytes: u64,
+    /// How many rotated files (`NAME.log.1` is the newest) are kept.
+    pub keep: u32,
+}
+
+/// `match`. All that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Matching {
+    /// The file it runs, compared by device and inode.
+    pub exe: Option<PathBuf>,
+    /// `/proc/PID/comm`, at most 15 bytes.
+    pub comm: Option<String>,
+    /// Searched in the command line, words joined by single blanks.
+    pub cmdline: Option<Pattern>,
+}
+
+impl Matching {
+    /// Whether nothing is given.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.exe.is_none() && self.comm.is_none() && self.cmdline.is_none()
+    }
+}
+
+/// A compiled regular expression, compared by its text.
+#[derive(Clone, Debug)]
+pub struct Pattern(pub regex::bytes::Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+/// One of an entry's monitors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Monitor {
+    /// Watches a PID file.
+    Pid {
+        /// Absolute.
+        path: PathBuf,
+        /// The safety net's period where inotify cannot work; with inotify at least 30 s.
+        interval: Duration,
+    },
+    /// Watches by eBPF; until that is built, by the instance's pidfd alone.
+    Ebpf,
+}
+
+/// `stop`: this signal, SIGCONT, then SIGKILL after the time-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// The first signal.
+    pub signal: Signal,
+    /// How long it is given before SIGKILL.
+    pub timeout: Duration,
+    /// Whether what is left of a dead instance is ended before the next launch.
+    pub leftovers: bool,
+}
+
+/// `recovery.restart`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// Whatever the cause.
+    Always,
+    /// Not after exit 0, nor after TERM, INT or HUP from outside; an unknown cause is a failure.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// `recovery`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recovery {
+    /// Which ends call for a restart.
+    pub restart: Restart,
+    /// When to stop trying, and for how long.
+    pub breaker: Breaker,
+    /// How restarts in a row are spread.
+    pub backoff: Backoff,
+    /// From spawn to exec, and from there to a daemonising command's successor.
+    pub start_timeout: Duration,
+}
+
+/// The breaker's policy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Breaker {
+    /// Failures permitted in `window`; one more opens the breaker.
+    pub retries: u32,
+    /// The sliding window.
+    pub window: Duration,
+    /// The first Open period.
+    pub cooldown: Duration,
+    /// Multiplies the Open period with each failed trial; ≥ 1.
+    pub cooldown_factor: f64,
+    /// The longest Open period.
+    pub cooldown_max: Duration,
+    /// A trial that lives, and is ready, for so long closes the breaker.
+    pub half_open: Duration,
+}
+
+/// The delay before the n-th restart in a row, n ≥ 2: `initial`·`factor`^(n-2), at most `max`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    /// Before the second restart in a row.
+    pub initial: Duration,
+    /// ≥ 1.
+    pub factor: f64,
+    /// The longest delay.
+    pub max: Duration,
+    /// The delay is varied by up to this share of itself, 0 to 1, up or down.
+    pub jitter: f64,
+}

@@ -1,0 +1,292 @@
+//! The words everyone uses: who a process is, what was seen of it, how it ended, where it stands.
+//!
+//! Pure data. Monitors publish [`Observation`]s, recovery publishes [`Change`]s; both travel on the
+//! bus as [`Event`]s. Deciding what follows from them is left to `lifecycle`, `breaker` and `recovery`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A moment, in nanoseconds of `CLOCK_BOOTTIME`: it goes on during suspend and no one can set it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The moment `by` later; saturates at the end of time (584 years after boot).
+    #[must_use]
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long ago `earlier` was; zero where it is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The name of an entry of `processes:`: `[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}`, checked by `config`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessName(Arc<str>);
+
+impl ProcessName {
+    /// Takes a name that `config` has checked.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as written in the configuration.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProcessName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A process ID in healer's PID namespace. Never an identity by itself: see [`Instance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pid(pub i32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One running incarnation of a process: PID and start time together, which no other process of
+/// this boot shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instance {
+    /// Its process ID (the thread group's).
+    pub pid: Pid,
+    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`, proc_pid_stat(5).
+    pub start_ticks: u64,
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pid.fmt(f)
+    }
+}
+
+/// A signal by its number, 1 to 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Signal(pub i32);
+
+impl Signal {
+    /// Whether a process brings this signal upon itself by a fault of its program (signal(7)).
+    #[must_use]
+    pub fn is_fault(self) -> bool {
+        use nix::sys::signal::Signal as S;
+        [S::SIGSEGV, S::SIGBUS, S::SIGFPE, S::SIGILL, S::SIGABRT, S::SIGSYS, S::SIGTRAP]
+            .iter()
+            .any(|fault| *fault as i32 == self.0)
+    }
+
+    /// Whether this is how operators and service managers ask a process to end.
+    #[must_use]
+    pub fn asks_to_end(self) -> bool {
+        use nix::sys::signal::Signal as S;
+        [S::SIGTERM, S::SIGINT, S::SIGHUP].iter().any(|polite| *polite as i32 == self.0)
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match nix::sys::signal::Signal::try_from(self.0) {
+            Ok(signal) => f.write_str(signal.as_str()),
+            Err(_) => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
+/// How an instance came to its end: by itself or by a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this code, 0 to 255.
+    Code(i32),
+    /// A signal ended it.
+    Signal {
+        /// Which one.
+        signal: Signal,
+        /// Whether the kernel wrote a core dump.
+        core_dumped: bool,
+    },
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal { signal, core_dumped: false } => signal.fmt(f),
+            Self::Signal { signal, core_dumped: true } => write!(f, "{signal}, core dumped"),
+        }
+    }
+}
+
+/// Everything known of an instance's end. Unknown parts are `None`, never guessed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Code or signal; unknown for a process that is not healer's own child.
+    pub end: Option<End>,
+    /// From its start to its end.
+    pub runtime: Option<Duration>,
+    /// User and system CPU time, its waited-for children's included (getrusage(2)).
+    pub cpu: Option<Duration>,
+    /// Peak resident set size in bytes.
+    pub peak_rss: Option<u64>,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.end {
+            Some(end) => end.fmt(f),
+            None => f.write_str("cause unknown"),
+        }
+    }
+}
+
+/// What a monitor saw of one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observation {
+    /// This living instance is the process.
+    Up(Instance),
+    /// No living instance is to be found.
+    Missing,
+    /// It cannot be told which living instance is the process; `reason` says what would decide.
+    Unclear {
+        /// A sentence fragment for the operator.
+        reason: String,
+    },
+}
+
+/// Where a process stands, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not looked at yet, or it cannot be told which process is meant.
+    Unknown {
+        /// What would decide; empty before the first look.
+        reason: String,
+    },
+    /// Not running, and nothing is under way (`autostart: false`).
+    Down,
+    /// Waits before the next start, because it keeps ending before it is ready.
+    BackingOff {
+        /// When the start is due.
+        until: Time,
+    },
+    /// Being started: waits for a launch slot, for what is left of the last instance to go, for
+    /// the exec, or for a daemonising command's successor.
+    Starting,
+    /// Running.
+    Up {
+        /// The living instance.
+        instance: Instance,
+        /// Whether it lived for `ready_after_secs`.
+        ready: bool,
+    },
+    /// The breaker is Open: no start before `until`.
+    BreakerOpen {
+        /// When the one trial is due.
+        until: Time,
+    },
+    /// The breaker is HalfOpen and its one trial is starting or has to prove itself.
+    Trial {
+        /// The instance on trial, once it runs.
+        instance: Option<Instance>,
+    },
+    /// Ended, and `restart` says to leave it so.
+    Finished,
+    /// `enabled: false`.
+    Disabled,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown { .. } => "unknown",
+            Self::Down => "down",
+            Self::BackingOff { .. } => "backing-off",
+            Self::Starting => "starting",
+            Self::Up { ready: false, .. } => "up",
+            Self::Up { ready: true, .. } => "ready",
+            Self::BreakerOpen { .. } => "breaker-open",
+            Self::Trial { .. } => "trial",
+            Self::Finished => "finished",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+/// One thing that happened to a process, published by recovery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A running instance was found and is guarded from now on.
+    Adopted(Instance),
+    /// The guarded instance ended.
+    Ended {
+        /// Which one.
+        instance: Instance,
+        /// How.
+        exit: Exit,
+    },
+    /// A launch was confirmed: the program runs.
+    Started {
+        /// The new instance.
+        instance: Instance,
+        /// From the end of the last instance to this exec; `None` for a first start.
+        outage: Option<Duration>,
+    },
+    /// A launch failed.
+    LaunchFailed {
+        /// The step and what the system said.
+        reason: String,
+    },
+    /// The process moved from one state to another.
+    Moved {
+        /// Where it stood.
+        from: State,
+        /// Where it stands now.
+        to: State,
+    },
+    /// More than `retries` failures in `retry_window_secs`: Closed to Open.
+    BreakerOpened {
+        /// When the one trial is due.
+        until: Time,
+        /// Failures in the window, the one that opened it included.
+        failures: usize,
+    },
+    /// The trial failed: HalfOpen to Open.
+    BreakerReopened {
+        /// When the next trial is due.
+        until: Time,
+    },
+    /// The trial proved itself: HalfOpen to Closed.
+    BreakerClosed,
+}
+
+/// What travels on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Of which process.
+    pub process: ProcessName,
+    /// When it was seen or done.
+    pub at: Time,
+    /// What.
+    pub what: What,
+}
+
+/// The two kinds of news: what monitors saw and what recovery did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// From a monitor.
+    Saw(Observation),
+    /// From recovery.
+    Did(Change),
+}

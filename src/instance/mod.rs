@@ -1,0 +1,109 @@
+//! Identity: an instance is held by a pidfd, opened and verified here.
+//!
+//! `who` decides which living process is meant, `left` what remains of a dead one, `reaper` how a
+//! child ended, `table` what `/proc` shows. Called by monitors, `launch` and `recovery`.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use crate::event::{Instance, Pid, Signal};
+
+/// A process that cannot be mistaken for another: its pidfd, and the start time read while the
+/// pidfd proved that the PID was still the same process's.
+#[derive(Debug)]
+pub struct Held {
+    instance: Instance,
+    session: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Held {
+    /// Takes hold of the process that has `pid` now; `None` where there is none (any more), a
+    /// zombie included.
+    ///
+    /// # Errors
+    ///
+    /// What pidfd_open(2) or reading `/proc/PID/stat` reports, other than "no such process".
+    pub fn open(pid: Pid) -> io::Result<Option<Self>> {
+        let Some(raw) = rustix::process::Pid::from_raw(pid.0) else { return Ok(None) };
+        let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            // A thread that leads no group: EINVAL, or ENOENT from Linux 6.18 on.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {
+                return Ok(None);
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        // The pidfd pins the process, not its number: what is read of the number afterwards is
+        // the same process's only if the pidfd still shows it running after the reading.
+        let stat = match procfs::process::Process::new(pid.0).and_then(|process| process.stat()) {
+            Ok(stat) => stat,
+            Err(procfs::ProcError::NotFound(_)) => return Ok(None),
+            Err(procfs::ProcError::Io(error, _)) if error.raw_os_error() == Some(libc::ESRCH) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let instance = Instance { pid, start_ticks: stat.starttime };
+        let held = Self { instance, session: Pid(stat.session), pidfd };
+        Ok(held.is_running()?.then_some(held))
+    }
+
+    /// Takes hold of exactly this instance; `None` where it is gone, even if its PID lives on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Held::open`].
+    pub fn open_exactly(instance: Instance) -> io::Result<Option<Self>> {
+        Ok(Self::open(instance.pid)?.filter(|held| held.instance == instance))
+    }
+
+    /// Which process this is.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        self.instance
+    }
+
+    /// The session it was in when it was taken hold of.
+    #[must_use]
+    pub fn session(&self) -> Pid {
+        self.session
+    }
+
+    /// Whether it still runs: false from the moment its last thread ended, zombie or not.
+    ///
+    /// # Errors
+    ///
+    /// What poll(2) reports.
+    pub fn is_running(&self) -> io::Result<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut set = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        Ok(poll(&mut set, Some(&now))? == 0)
+    }
+
+    /// Sends a signal to this process and to no other, pidfd_send_signal(2); `false` where it has
+    /// ended already.
+    ///
+    /// # Errors
+    ///
+    /// No permission, or no such signal.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        let Some(named) = rustix::process::Signal::from_named_raw(signal.0) else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        match pidfd_send_signal(&self.pidfd, named) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

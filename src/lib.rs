@@ -1,0 +1,9 @@
+//! healer keeps the critical processes of a Linux machine alive.
+//!
+//! The modules in reading order; `docs/architecture.md` tells the story.
+
+// Words everyone uses.
+pub mod config;
+pub mod event;
+// The data path, top to bottom.
+pub mod instance;

@@ -1,0 +1,3 @@
+//! Exit codes and the printed error chain.
+
+fn main() {}
