@@ -248,6 +248,12 @@ pub enum Change {
         /// The step and what the system said.
         reason: String,
     },
+    /// The machine, not the process, was at fault (EAGAIN, ENOMEM, EMFILE …): launches wait. Told
+    /// once until one succeeds.
+    NodeFault {
+        /// The step and what the system said.
+        reason: String,
+    },
     /// The process moved from one state to another.
     Moved {
         /// Where it stood.

@@ -7,3 +7,9 @@ pub mod config;
 pub mod event;
 // The data path, top to bottom.
 pub mod instance;
+pub mod clock;
+pub mod wake;
+pub mod breaker;
+pub mod lifecycle;
+pub mod recovery;
+pub mod signals;

@@ -3,6 +3,9 @@
 //! `file` is the shape of `config.yaml`, `check` turns that into a [`Config`] or into every file
 //! fault at once, `load` finds and reads the file. What depends on the machine is `preflight`'s.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,0 +1,2 @@
+//! Bringing processes back.
+pub mod plan;
