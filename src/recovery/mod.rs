@@ -1,2 +1,4 @@
 //! Bringing processes back.
 pub mod plan;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,483 @@
+//! A simulated machine drives the plan: processes die, appear and refuse in any order; answers
+//! come late; the promises hold all the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::plan::{Order, Plan, What};
+use crate::config::{Config, Process, fixture};
+use crate::event::{Change, End, Exit, Instance, Pid, ProcessName, Signal, State, Time};
+use crate::lifecycle::Input;
+
+/// Something that befalls the simulated machine.
+#[derive(Clone, Debug)]
+enum Fate {
+    /// An instance of the n-th process ends, if one runs.
+    Ends(usize, Exit),
+    /// Somebody starts the n-th process by hand, if none runs, and a monitor sees it.
+    StartedByHand(usize),
+    /// So many milliseconds go by.
+    Passes(u64),
+    /// The oldest open question is answered: with luck as it should be.
+    Answers(Luck),
+    /// The n-th process is taken out of the configuration, or put back.
+    Toggled(usize),
+    /// An end is reported a second time.
+    ReportedTwice(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Luck {
+    Good,
+    Unclear,
+    LaunchFails,
+    NodeFault,
+}
+
+/// A question that the shell owes an answer to.
+#[derive(Clone, Debug)]
+struct Question {
+    process: ProcessName,
+    what: What,
+}
+
+/// What a process did, for judging by the promises afterwards.
+#[derive(Default)]
+struct Record {
+    running: Option<Instance>,
+    last_dead: Option<Instance>,
+    /// Launches because of a failure in the present Closed period.
+    restarts: Vec<Time>,
+    breaker: Phase,
+    /// A failure has been told since the last launch.
+    failed: bool,
+    /// The last launch was counted as a restart.
+    counted: bool,
+}
+
+impl Record {
+    /// The node did not let the launch happen: it will be ordered again.
+    fn take_back_launch(&mut self) {
+        match &mut self.breaker {
+            Phase::HalfOpen { started } => *started = false,
+            _ if self.counted => {
+                self.restarts.pop();
+                self.failed = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Closed,
+    Open(Time),
+    HalfOpen {
+        started: bool,
+    },
+}
+
+struct World {
+    plan: Plan,
+    config: Config,
+    configured: Vec<bool>,
+    records: BTreeMap<ProcessName, Record>,
+    questions: Vec<Question>,
+    now: Time,
+    next_pid: i32,
+}
+
+impl World {
+    fn new(processes: Vec<Process>) -> Self {
+        let records =
+            processes.iter().map(|process| (process.name.clone(), Record::default())).collect();
+        let configured = vec![true; processes.len()];
+        let mut config = fixture::config(processes);
+        config.max_parallel_launches = 2;
+        let mut world = Self {
+            plan: Plan::new(),
+            config,
+            configured,
+            records,
+            questions: vec![],
+            now: Time(1),
+            next_pid: 100,
+        };
+        world.reload();
+        world
+    }
+
+    fn reload(&mut self) {
+        let mut config = self.config.clone();
+        config.processes = config
+            .processes
+            .iter()
+            .zip(&self.configured)
+            .map(|(process, enabled)| {
+                Arc::new(Process { enabled: *enabled, ..Process::clone(process) })
+            })
+            .collect();
+        let orders = self.plan.reload(&config, self.now);
+        self.take(orders);
+    }
+
+    fn name(&self, n: usize) -> ProcessName {
+        self.config.processes[n % self.config.processes.len()].name.clone()
+    }
+
+    fn record(&mut self, name: &ProcessName) -> &mut Record {
+        self.records.get_mut(name).expect("every process has a record")
+    }
+
+    fn policy(&self, name: &ProcessName) -> crate::config::Breaker {
+        let process = self.config.processes.iter().find(|process| process.name == *name);
+        process.expect("orders name configured processes").recovery.breaker
+    }
+
+    fn instance(&mut self) -> Instance {
+        self.next_pid += 1;
+        Instance { pid: Pid(self.next_pid), start_ticks: self.now.0 / 10_000_000 }
+    }
+
+    fn feed(&mut self, name: &ProcessName, input: Input) {
+        let orders = self.plan.on(name, input, self.now);
+        self.take(orders);
+    }
+
+    fn take(&mut self, orders: Vec<Order>) {
+        for Order { process, what } in orders {
+            self.check(&process, &what);
+            match what {
+                What::Tell(_) => {}
+                What::Release => self.questions.retain(|question| question.process != process),
+                What::Look | What::Prepare { .. } | What::Launch | What::FindSuccessor { .. } => {
+                    // As in the shell: a new question makes the last one of this process void.
+                    self.questions.retain(|question| question.process != process);
+                    self.questions.push(Question { process, what });
+                }
+            }
+        }
+    }
+
+    /// P2 and P4, at the moment of each order.
+    fn check(&mut self, name: &ProcessName, what: &What) {
+        let policy = self.policy(name);
+        let now = self.now;
+        let record = self.record(name);
+        match what {
+            What::Launch => {
+                assert_eq!(record.running, None, "{name}: launched beside a living instance");
+                match &mut record.breaker {
+                    Phase::Open(until) => panic!("{name}: launched while Open until {until:?}"),
+                    Phase::HalfOpen { started } => {
+                        assert!(!*started, "{name}: a second start in one trial");
+                        *started = true;
+                    }
+                    Phase::Closed if record.failed => {
+                        record.restarts.push(now);
+                        let recent = record
+                            .restarts
+                            .iter()
+                            .filter(|start| now.since(**start) < policy.window)
+                            .count();
+                        assert!(recent <= policy.retries as usize, "{name}: {recent} restarts");
+                    }
+                    Phase::Closed => {}
+                }
+                record.counted = std::mem::take(&mut record.failed);
+            }
+            What::Tell(Change::Ended { .. } | Change::LaunchFailed { .. }) => record.failed = true,
+            What::Tell(
+                Change::BreakerOpened { until, .. } | Change::BreakerReopened { until },
+            ) => {
+                assert!(until.since(now) >= policy.cooldown, "{name}: Open for too short a time");
+                record.breaker = Phase::Open(*until);
+                record.restarts.clear();
+            }
+            What::Tell(Change::Moved { to: State::Trial { .. }, .. }) => {
+                if let Phase::Open(until) = record.breaker {
+                    assert!(until <= now, "{name}: tried before the cooldown ended");
+                    record.breaker = Phase::HalfOpen { started: false };
+                }
+            }
+            What::Tell(Change::BreakerClosed) => record.breaker = Phase::Closed,
+            // Forgotten with its breaker.
+            What::Release => *record = Record { running: record.running, ..Record::default() },
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, luck: Luck) {
+        if self.questions.is_empty() {
+            return;
+        }
+        let Question { process: name, what } = self.questions.remove(0);
+        let running = self.records[&name].running;
+        let found = |instance| Input::Found { instance, started: Time(0) };
+        let input = match (what, luck) {
+            (What::Launch, Luck::NodeFault) => {
+                self.record(&name).take_back_launch();
+                let orders = self.plan.on_node_fault(&name, "fork: EAGAIN".into(), self.now);
+                return self.take(orders);
+            }
+            (What::Launch, Luck::LaunchFails) => Input::LaunchFailed { reason: "ENOENT".into() },
+            (What::Launch, _) => {
+                let instance = self.instance();
+                self.record(&name).running = Some(instance);
+                Input::Launched { instance }
+            }
+            (What::Look | What::Prepare { .. }, Luck::Unclear) => {
+                Input::Unclear { reason: "two of them".into() }
+            }
+            (What::Look, _) => running.map_or(Input::Missing, found),
+            (What::Prepare { .. }, _) => running.map_or(Input::Prepared, found),
+            // Still possible, asked again soon.
+            (What::FindSuccessor { .. }, Luck::Unclear) => return,
+            (What::FindSuccessor { .. }, _) => running.map_or(Input::NoSuccessor, found),
+            (What::Release | What::Tell(_), _) => return,
+        };
+        self.feed(&name, input);
+    }
+
+    fn pass(&mut self, by: Duration) {
+        let end = self.now.after(by);
+        while let Some(deadline) = self.plan.next_deadline().filter(|deadline| *deadline <= end) {
+            self.now = self.now.max(deadline);
+            let before = self.plan.next_deadline();
+            let orders = self.plan.on_time(self.now);
+            self.take(orders);
+            // Waiting launch slots may be due while all slots are taken by unanswered launches.
+            if self.plan.next_deadline() == before {
+                break;
+            }
+        }
+        self.now = end;
+    }
+
+    fn befall(&mut self, fate: Fate) {
+        match fate {
+            Fate::Ends(n, exit) => {
+                let name = self.name(n);
+                let Some(instance) = self.record(&name).running.take() else { return };
+                self.record(&name).last_dead = Some(instance);
+                self.feed(&name, Input::Ended { instance, exit });
+            }
+            Fate::StartedByHand(n) => {
+                let name = self.name(n);
+                // Not while a launch is under way: then the race is lost whatever healer does.
+                if self.records[&name].running.is_some() || !self.plan.seeks(&name) {
+                    return;
+                }
+                let instance = self.instance();
+                self.record(&name).running = Some(instance);
+                self.feed(&name, Input::Found { instance, started: self.now });
+            }
+            Fate::Passes(millis) => self.pass(Duration::from_millis(millis)),
+            Fate::Answers(luck) => self.answer(luck),
+            Fate::Toggled(n) => {
+                let n = n % self.configured.len();
+                self.configured[n] = !self.configured[n];
+                self.reload();
+            }
+            Fate::ReportedTwice(n) => {
+                let name = self.name(n);
+                if let Some(instance) = self.records[&name].last_dead {
+                    self.feed(&name, Input::Ended { instance, exit: Exit::default() });
+                }
+            }
+        }
+    }
+
+    /// No more bad luck: everything must come up by itself.
+    fn settle(&mut self) {
+        for n in 0..self.configured.len() {
+            self.configured[n] = true;
+        }
+        self.reload();
+        for _ in 0..10_000 {
+            if !self.questions.is_empty() {
+                self.answer(Luck::Good);
+            } else if let Some(deadline) = self.plan.next_deadline() {
+                let wait = deadline.since(self.now);
+                self.pass(wait);
+            } else {
+                break;
+            }
+        }
+        for (name, record) in &self.records {
+            let state = self.plan.state(name);
+            assert!(record.running.is_some(), "{name} was forgotten: {state:?}");
+            assert!(
+                matches!(state, Some(State::Up { ready: true, .. })),
+                "{name} never came to rest: {state:?}"
+            );
+        }
+    }
+}
+
+fn exits() -> impl Strategy<Value = Exit> {
+    let end = prop_oneof![
+        Just(None),
+        (0..3).prop_map(|code| Some(End::Code(code))),
+        prop::sample::select(vec![9, 11, 15])
+            .prop_map(|n| Some(End::Signal { signal: Signal(n), core_dumped: false })),
+    ];
+    end.prop_map(|end| Exit { end, ..Exit::default() })
+}
+
+fn fates() -> impl Strategy<Value = Fate> {
+    let luck = prop_oneof![
+        8 => Just(Luck::Good),
+        1 => Just(Luck::Unclear),
+        1 => Just(Luck::LaunchFails),
+        1 => Just(Luck::NodeFault),
+    ];
+    prop_oneof![
+        4 => (0..3_usize, exits()).prop_map(|(n, exit)| Fate::Ends(n, exit)),
+        1 => (0..3_usize).prop_map(Fate::StartedByHand),
+        2 => (0..5_000_u64).prop_map(Fate::Passes),
+        1 => (0..100_000_u64).prop_map(Fate::Passes),
+        10 => luck.prop_map(Fate::Answers),
+        1 => (0..3_usize).prop_map(Fate::Toggled),
+        1 => (0..3_usize).prop_map(Fate::ReportedTwice),
+    ]
+}
+
+fn processes(retries: u32, window: u64, half_open: u64) -> Vec<Process> {
+    ["db", "cache", "web"]
+        .map(|name| {
+            let mut process = fixture::process(name);
+            process.recovery.breaker.retries = retries;
+            process.recovery.breaker.window = Duration::from_secs(window);
+            process.recovery.breaker.half_open = Duration::from_secs(half_open);
+            process.recovery.breaker.cooldown_factor = 2.0;
+            process.recovery.backoff.jitter = 0.5;
+            process
+        })
+        .into()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// P1, P2 and P4 whatever befalls the machine, in whatever order.
+    #[test]
+    fn nothing_is_lost_doubled_or_stormed(
+        retries in 0_u32..4,
+        window in 1_u64..90,
+        half_open in 0_u64..5,
+        fates in prop::collection::vec(fates(), 0..300),
+    ) {
+        let mut world = World::new(processes(retries, window, half_open));
+        for fate in fates {
+            world.befall(fate);
+        }
+        world.settle();
+    }
+}
+
+fn tells(orders: &[Order]) -> Vec<&Change> {
+    let tell = |order: &'_ Order| matches!(order.what, What::Tell(_));
+    orders
+        .iter()
+        .filter(|order| tell(order))
+        .filter_map(|order| match &order.what {
+            What::Tell(change) => Some(change),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A plan in which these processes' launches have been ordered as far as slots go.
+fn queued(names: &[&str], slots: usize) -> (Plan, Vec<Order>) {
+    let mut plan = Plan::new();
+    let mut config = fixture::config(names.iter().map(|name| fixture::process(name)).collect());
+    config.max_parallel_launches = slots;
+    let _ = plan.reload(&config, Time(1));
+    let mut orders = Vec::new();
+    for name in names.iter().map(|name| ProcessName::new(name)) {
+        let _ = plan.on(&name, Input::Missing, Time(1));
+        orders.extend(plan.on(&name, Input::Prepared, Time(1)));
+    }
+    orders.retain(|order| order.what == What::Launch);
+    (plan, orders)
+}
+
+#[test]
+fn no_more_launches_than_slots_and_the_longest_waiting_goes_next() {
+    let (mut plan, launches) = queued(&["a", "b", "c", "d"], 2);
+    let launched: Vec<_> = launches.iter().map(|order| order.process.as_str()).collect();
+    assert_eq!(launched, ["a", "b"]);
+    let instance = Instance { pid: Pid(1), start_ticks: 1 };
+    let orders = plan.on(&ProcessName::new("b"), Input::Launched { instance }, Time(2));
+    let next: Vec<_> = orders.iter().filter(|order| order.what == What::Launch).collect();
+    assert_eq!(next.len(), 1);
+    assert_eq!(next[0].process.as_str(), "c");
+}
+
+#[test]
+fn a_node_fault_makes_all_wait_is_told_once_and_costs_nobody_budget() {
+    let (mut plan, _) = queued(&["a", "b", "c"], 1);
+    let a = ProcessName::new("a");
+    let mut now = Time(1);
+    let mut waits = Vec::new();
+    let mut told = 0;
+    for name in ["a", "b", "c", "a", "b", "c", "a", "b"] {
+        let orders = plan.on_node_fault(&ProcessName::new(name), "fork: EAGAIN".into(), now);
+        told += tells(&orders).iter().filter(|c| matches!(c, Change::NodeFault { .. })).count();
+        let due = plan.next_deadline().expect("something waits");
+        assert!(plan.on_time(now).iter().all(|order| order.what != What::Launch));
+        waits.push(due.since(now).as_millis());
+        now = due;
+        assert!(plan.on_time(now).iter().any(|order| order.what == What::Launch));
+    }
+    assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!(told, 1);
+    assert_eq!(plan.state(&a), Some(State::Starting));
+}
+
+#[test]
+fn a_reload_touches_only_what_changed_and_keeps_an_open_breaker() {
+    let mut world = World::new(processes(0, 60, 2));
+    world.answer(Luck::Good);
+    while !world.questions.is_empty() {
+        world.answer(Luck::Good);
+    }
+    let db = ProcessName::new("db");
+    world.befall(Fate::Ends(0, Exit::default()));
+    let open = world.plan.state(&db);
+    assert!(matches!(open, Some(State::BreakerOpen { .. })), "{open:?}");
+    let mut config = world.config.clone();
+    let mut changed = Process::clone(&config.processes[0]);
+    changed.recovery.breaker.retries = 100;
+    config.processes[0] = Arc::new(changed);
+    assert_eq!(world.plan.reload(&config, world.now), [], "nothing to look at, nothing to stop");
+    assert_eq!(world.plan.state(&db), open);
+}
+
+#[test]
+fn removed_while_its_launch_is_under_way_it_is_let_go_when_that_ends() {
+    let (mut plan, _) = queued(&["a"], 1);
+    let a = ProcessName::new("a");
+    assert_eq!(plan.reload(&fixture::config(vec![]), Time(2)), []);
+    let instance = Instance { pid: Pid(1), start_ticks: 1 };
+    let orders = plan.on(&a, Input::Launched { instance }, Time(3));
+    assert_eq!(orders, [Order { process: a.clone(), what: What::Release }]);
+    assert_eq!(plan.state(&a), None);
+}
+
+#[test]
+fn removed_and_put_back_while_its_launch_is_under_way_it_is_not_started_twice() {
+    let (mut plan, _) = queued(&["a"], 1);
+    let a = ProcessName::new("a");
+    let _ = plan.reload(&fixture::config(vec![]), Time(2));
+    assert_eq!(plan.reload(&fixture::config(vec![fixture::process("a")]), Time(2)), []);
+    let instance = Instance { pid: Pid(1), start_ticks: 1 };
+    let _ = plan.on(&a, Input::Launched { instance }, Time(3));
+    assert_eq!(plan.state(&a), Some(State::Up { instance, ready: false }));
+}
