@@ -7,3 +7,5 @@ pub mod config;
 pub mod event;
 // The data path, top to bottom.
 pub mod instance;
+/// Starting instances: chain loading through the stage, and their output.
+pub mod launch;
