@@ -1,0 +1,310 @@
+//! Starting an instance: healer spawns the stage, takes hold of it, says `go`, and hears of the
+//! exec or of the step that failed.
+//!
+//! `spec` says what the instance is to be, `stage` becomes it, `output` is where it writes. Ending
+//! an instance is left to `instance`, waiting for its exit to the one reaper. Called by `recovery`.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
+use tokio::net::UnixDatagram;
+use tokio::time::{Instant, timeout_at};
+
+use self::output::Outputs;
+use self::stage::{Fault, Report};
+use crate::config::{Config, OutputFile, Process};
+use crate::event::{Pid, ProcessName, Signal};
+use crate::instance::Held;
+
+mod output;
+mod spec;
+pub mod stage;
+
+pub use self::output::rotate;
+pub use self::spec::Baseline;
+
+/// The running binary, also after an upgrade has replaced the file.
+const OWN_BINARY: &str = "/proc/self/exe";
+/// Longer than any step's description: paths are at most 4096 bytes long.
+const LONGEST_REPORT: usize = 16 * 1024;
+
+/// Starts instances.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    stage: PathBuf,
+    baseline: Baseline,
+    outputs: Outputs,
+}
+
+/// Why an instance was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The machine has run out of something; not the process's fault.
+    #[error("cannot start {process}: {step}: {}", lower_case(.error))]
+    Node {
+        /// Which process.
+        process: ProcessName,
+        /// What failed.
+        step: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A step failed.
+    #[error("cannot start {process}: {step}{}", .error.as_ref().map_or_else(String::new, |error| format!(": {}", lower_case(error))))]
+    Failed {
+        /// Which process.
+        process: ProcessName,
+        /// What failed.
+        step: String,
+        /// What the system said, where it was the system that refused.
+        error: Option<io::Error>,
+    },
+    /// The deadline passed; what hung was killed.
+    #[error("cannot start {process}: timed out in step \"{step}\"")]
+    TimedOut {
+        /// Which process.
+        process: ProcessName,
+        /// Where it hung.
+        step: String,
+    },
+    /// The stage ended without a word: killed, most likely.
+    #[error("cannot start {process}: it was ended before its exec")]
+    Died {
+        /// Which process.
+        process: ProcessName,
+    },
+}
+
+impl LaunchError {
+    /// Whether it is the machine that lacks something, so that every other launch may fail too.
+    #[must_use]
+    pub fn is_node_fault(&self) -> bool {
+        matches!(self, Self::Node { .. })
+    }
+
+    fn new(process: &ProcessName, step: impl Into<String>, error: io::Error) -> Self {
+        let (process, step) = (process.clone(), step.into());
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => {
+                Self::Node { process, step, error }
+            }
+            _ => Self::Failed { process, step, error: Some(error) },
+        }
+    }
+}
+
+/// The system's words as part of a sentence.
+fn lower_case(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    text
+}
+
+impl Launcher {
+    /// A launcher whose instances are given what `baseline` recorded, and write to files below
+    /// `log_directory` where that is what they ask for.
+    #[must_use]
+    pub fn new(baseline: Baseline, log_directory: &std::path::Path) -> Self {
+        Self { stage: OWN_BINARY.into(), baseline, outputs: Outputs::new(log_directory) }
+    }
+
+    /// Uses this binary as the stage instead of the running one, which in tests is not healer's.
+    #[must_use]
+    pub fn with_stage(self, stage: PathBuf) -> Self {
+        Self { stage, ..self }
+    }
+
+    /// Speaks to a journal that listens there.
+    #[must_use]
+    pub fn with_journal(self, socket: PathBuf) -> Self {
+        Self { outputs: self.outputs.with_journal(socket), ..self }
+    }
+
+    /// The output files of a configuration's processes, for [`rotate`].
+    #[must_use]
+    pub fn output_files(&self, config: &Config) -> Vec<(PathBuf, OutputFile)> {
+        self.outputs.files(config)
+    }
+
+    /// Starts the stage of a new instance, which then waits for `go`. The child is the caller's,
+    /// and the reaper's: nothing here waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was started, or a stage that ends by itself.
+    pub fn spawn(&self, process: &Process) -> Result<Staged, LaunchError> {
+        let failed = |step: &'static str| {
+            move |error: io::Error| LaunchError::new(&process.name, step, error)
+        };
+        let spec = spec::encode(process, &self.baseline).map_err(|error| LaunchError::Failed {
+            process: process.name.clone(),
+            step: error.to_string(),
+            error: None,
+        })?;
+        let output = self
+            .outputs
+            .open(process)
+            .map_err(|output| LaunchError::new(&process.name, output.what, output.error))?;
+        let spec = sealed(&spec).map_err(failed("writing the stage's specification"))?;
+        let (healer, stage) = socket_pair().map_err(failed("opening the stage's socket"))?;
+        let pid = self.spawn_stage(&stage, &spec).map_err(failed("spawning the stage"))?;
+        drop(stage);
+        let held = Held::open(pid)
+            .map_err(failed("opening the stage's pidfd"))?
+            .ok_or_else(|| LaunchError::Died { process: process.name.clone() })?;
+        Ok(Staged { process: process.name.clone(), held, socket: healer, output })
+    }
+
+    fn spawn_stage(&self, socket: &OwnedFd, spec: &OwnedFd) -> io::Result<Pid> {
+        let mut descriptors = PosixSpawnFileActions::init()?;
+        descriptors.add_dup2(socket.as_raw_fd(), stage::SOCKET)?;
+        descriptors.add_dup2(spec.as_raw_fd(), stage::SPEC)?;
+        let mut attributes = PosixSpawnAttr::init()?;
+        // From its first moment: what is left of an instance is found by its session.
+        let session = libc::c_int::from(libc::POSIX_SPAWN_SETSID);
+        attributes.set_flags(PosixSpawnFlags::from_bits_retain(session))?;
+        let environment: [&CStr; 0] = [];
+        let pid = posix_spawn(
+            self.stage.as_path(),
+            &descriptors,
+            &attributes,
+            &[stage::NAME],
+            &environment,
+        )?;
+        Ok(Pid(pid.as_raw()))
+    }
+}
+
+/// The specification in memory that nobody can change any more.
+fn sealed(spec: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = clear_of_targets(memfd_create(c"healer-stage", flags)?)?;
+    let mut rest = spec;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&memory, rest)?;
+        rest = &rest[written..];
+    }
+    fcntl_add_seals(
+        &memory,
+        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+    )?;
+    Ok(memory)
+}
+
+/// healer's end, which never blocks, and the stage's.
+fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (healer, stage) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&healer, true)?;
+    Ok((healer, clear_of_targets(stage)?))
+}
+
+/// Moves a descriptor away from the numbers that it and its neighbour are to get in the stage:
+/// one dup2(2) would close what the other is about to duplicate.
+fn clear_of_targets(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > stage::SPEC {
+        return Ok(fd);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, stage::SPEC + 1)?)
+}
+
+/// A stage that waits for `go`. Dropped instead, it ends without a trace.
+#[derive(Debug)]
+pub struct Staged {
+    process: ProcessName,
+    held: Held,
+    socket: OwnedFd,
+    output: [OwnedFd; 2],
+}
+
+impl Staged {
+    /// The process that will become the instance, under the same PID.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Lets the stage become the program, and returns once it has: the exec is confirmed.
+    ///
+    /// # Errors
+    ///
+    /// The step that failed. A stage that is not done by `deadline` is killed.
+    pub async fn go(self, deadline: Instant) -> Result<Held, LaunchError> {
+        let Self { process, held, socket, output } = self;
+        let failed = |error| LaunchError::new(&process, "speaking with the stage", error);
+        // A socket of messages, as a datagram one is, that knows of its other end's end.
+        let socket = UnixDatagram::from_std(socket.into()).map_err(failed)?;
+        match send_go(&socket, &output) {
+            Err(Errno::PIPE | Errno::CONNRESET) => return Err(LaunchError::Died { process }),
+            sent => sent.map_err(|errno| failed(errno.into()))?,
+        }
+        drop(output);
+        match timeout_at(deadline, listen(&socket)).await {
+            Ok(Ok(Heard::Exec)) => Ok(held),
+            Ok(Ok(Heard::Fault(Fault { step, errno }))) => {
+                let error = errno.map(io::Error::from_raw_os_error);
+                Err(LaunchError::Failed { process, step, error })
+            }
+            Ok(Ok(Heard::End)) => Err(LaunchError::Died { process }),
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_) => {
+                let step = step_of(&held);
+                let killed = held.signal(Signal(libc::SIGKILL));
+                killed.map_err(|error| {
+                    LaunchError::new(&process, "killing a stage that hangs", error)
+                })?;
+                Err(LaunchError::TimedOut { process, step })
+            }
+        }
+    }
+}
+
+fn send_go(socket: &UnixDatagram, output: &[OwnedFd; 2]) -> Result<(), Errno> {
+    let output = [output[0].as_fd(), output[1].as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fits = control.push(SendAncillaryMessage::ScmRights(&output));
+    debug_assert!(fits, "the space was made for two descriptors");
+    sendmsg(socket, &[io::IoSlice::new(b"g")], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// What became of a stage that was told to go.
+enum Heard {
+    Exec,
+    Fault(Fault),
+    End,
+}
+
+/// Hears the stage out, to the end of file: the exec has closed its socket, or its end has.
+async fn listen(socket: &UnixDatagram) -> io::Result<Heard> {
+    let mut message = vec![0; LONGEST_REPORT];
+    let mut heard = Heard::End;
+    loop {
+        let length = socket.recv(&mut message).await?;
+        match Report::decode(&message[..length]) {
+            None if length == 0 => return Ok(heard),
+            None => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+            Some(Report::Executing) => heard = Heard::Exec,
+            Some(Report::Fault(fault)) => heard = Heard::Fault(fault),
+        }
+    }
+}
+
+/// Where a stage hangs: its slow steps name themselves.
+fn step_of(held: &Held) -> String {
+    let path = format!("/proc/{}/comm", held.instance().pid);
+    let name = std::fs::read_to_string(path).unwrap_or_default();
+    name.trim_end().strip_prefix(stage::STEP).unwrap_or("setting up").to_owned()
+}

@@ -1,0 +1,252 @@
+//! What an instance is to be: built from an entry and from what healer itself was given, and
+//! carried to the stage as bytes.
+//!
+//! Deciding what goes where is here; doing it is `stage`'s. Called by `launch` and `stage`;
+//! `daemon` calls [`Baseline::record`] before it changes any limit of healer's own.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use rustix::process::{Resource as Kernel, getpriority_process, getrlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{InheritEnv, Limit, Process, Resource, RunAs};
+
+/// Every resource of setrlimit(2): the configuration's name, the kernel's, and the YAML key.
+pub(super) const RESOURCES: [(Resource, Kernel, &str); 16] = [
+    (Resource::As, Kernel::As, "as"),
+    (Resource::Core, Kernel::Core, "core"),
+    (Resource::Cpu, Kernel::Cpu, "cpu"),
+    (Resource::Data, Kernel::Data, "data"),
+    (Resource::Fsize, Kernel::Fsize, "fsize"),
+    (Resource::Locks, Kernel::Locks, "locks"),
+    (Resource::Memlock, Kernel::Memlock, "memlock"),
+    (Resource::Msgqueue, Kernel::Msgqueue, "msgqueue"),
+    (Resource::Nice, Kernel::Nice, "nice"),
+    (Resource::Nofile, Kernel::Nofile, "nofile"),
+    (Resource::Nproc, Kernel::Nproc, "nproc"),
+    (Resource::Rss, Kernel::Rss, "rss"),
+    (Resource::Rtprio, Kernel::Rtprio, "rtprio"),
+    (Resource::Rttime, Kernel::Rttime, "rttime"),
+    (Resource::Sigpending, Kernel::Sigpending, "sigpending"),
+    (Resource::Stack, Kernel::Stack, "stack"),
+];
+
+/// Soft and hard limit of each resource, in the order of [`RESOURCES`]; `None` is unlimited.
+pub(super) type Limits = [(Option<u64>, Option<u64>); RESOURCES.len()];
+
+/// Variables that speak to healer alone; no instance inherits them, whatever `inherit_env` says.
+const OWN_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"];
+const OWN_PREFIXES: [&str; 3] = ["WATCHDOG_", "LISTEN_", "HEALER_"];
+
+/// Who a program runs as, told in the environment; the stage fills in those of a named user.
+const ACCOUNT_VARIABLES: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
+const PATH_WITHOUT_ONE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How the kernel schedules a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Scheduling {
+    /// `SCHED_OTHER` and its kin, by number.
+    pub(super) policy: i32,
+    /// Only of the real-time policies.
+    pub(super) priority: i32,
+    /// -20 to 19.
+    pub(super) nice: i32,
+    /// The CPUs it may use; `None` on a machine with more than this can name, where it is left
+    /// as inherited.
+    pub(super) cpus: Option<Vec<usize>>,
+}
+
+/// What healer was given by whoever started it, which every instance is given in turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Baseline {
+    limits: Limits,
+    scheduling: Scheduling,
+    oom_score_adj: i32,
+    umask: u32,
+    environment: BTreeMap<OsString, OsString>,
+}
+
+impl Baseline {
+    /// Records healer's own, at its start: before it raises a limit or lowers its OOM score.
+    ///
+    /// # Errors
+    ///
+    /// `/proc/self` cannot be read.
+    pub fn record() -> io::Result<Self> {
+        let myself = procfs::process::Process::myself().map_err(io::Error::other)?;
+        let stat = myself.stat().map_err(io::Error::other)?;
+        let status = myself.status().map_err(io::Error::other)?;
+        let unknown = |what| move || io::Error::other(format!("/proc/self does not tell {what}"));
+        let number = |what, number: Option<u32>| {
+            number.and_then(|number| i32::try_from(number).ok()).ok_or_else(unknown(what))
+        };
+        Ok(Self {
+            limits: RESOURCES.map(|(_, resource, _)| {
+                let limit = getrlimit(resource);
+                (limit.current, limit.maximum)
+            }),
+            scheduling: Scheduling {
+                policy: number("the scheduling policy", stat.policy)?,
+                priority: number("the real-time priority", stat.rt_priority)?,
+                nice: getpriority_process(None)?,
+                cpus: affinity(),
+            },
+            oom_score_adj: std::fs::read_to_string("/proc/self/oom_score_adj")?
+                .trim()
+                .parse()
+                .map_err(io::Error::other)?,
+            umask: status.umask.ok_or_else(unknown("the umask"))?,
+            environment: std::env::vars_os().collect(),
+        })
+    }
+}
+
+fn affinity() -> Option<Vec<usize>> {
+    let set = sched_getaffinity(nix::unistd::Pid::from_raw(0)).ok()?;
+    Some((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).collect())
+}
+
+/// The fixed part of what the stage is told; the strings follow it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) run_as: As,
+    pub(super) limits: Limits,
+    pub(super) scheduling: Scheduling,
+    pub(super) oom_score_adj: i32,
+    pub(super) umask: u32,
+    arguments: usize,
+}
+
+/// [`RunAs`], as the stage is told it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum As {
+    Healer,
+    Root,
+    User { user: String, group: Option<String> },
+}
+
+/// What the stage is told: how, which program, with which words, where.
+///
+/// As bytes it is a list of NUL-terminated strings: the head as JSON, the directory, the program,
+/// its arguments, its environment. So the stage hands the strings to execve(2) where they lie.
+#[derive(Debug, PartialEq)]
+pub(super) struct Spec<'a> {
+    pub(super) head: Head,
+    pub(super) directory: &'a CStr,
+    /// The program first.
+    pub(super) arguments: Vec<&'a CStr>,
+    pub(super) environment: Vec<&'a CStr>,
+}
+
+/// Why an entry cannot be told to the stage.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SpecError {
+    #[error("command {0} is not in PATH")]
+    NotInPath(String),
+    #[error("a NUL byte in {0}")]
+    Nul(&'static str),
+}
+
+/// Writes what the stage is to do for `process`.
+pub(super) fn encode(process: &Process, baseline: &Baseline) -> Result<Vec<u8>, SpecError> {
+    if !process.command.is_absolute() {
+        return Err(SpecError::NotInPath(process.command.display().to_string()));
+    }
+    let head = Head {
+        run_as: match &process.run_as {
+            RunAs::Healer => As::Healer,
+            RunAs::Root => As::Root,
+            RunAs::User { user, group } => As::User { user: user.clone(), group: group.clone() },
+        },
+        limits: limits(process, baseline),
+        scheduling: Scheduling {
+            nice: process.nice.unwrap_or(baseline.scheduling.nice),
+            ..baseline.scheduling.clone()
+        },
+        oom_score_adj: process.oom_score_adj.unwrap_or(baseline.oom_score_adj),
+        umask: process.umask.unwrap_or(baseline.umask),
+        arguments: 1 + process.args.len(),
+    };
+    let mut bytes = serde_json::to_vec(&head).expect("numbers and strings are valid JSON");
+    bytes.push(0);
+    let mut add = |string: &OsStr, what| {
+        let string = CString::new(string.as_bytes()).map_err(|_| SpecError::Nul(what))?;
+        bytes.extend_from_slice(string.as_bytes_with_nul());
+        Ok(())
+    };
+    add(process.working_dir.as_os_str(), "working_dir")?;
+    add(process.command.as_os_str(), "command")?;
+    for argument in &process.args {
+        add(OsStr::new(argument), "args")?;
+    }
+    for (name, value) in environment(process, baseline) {
+        add(&OsString::from_vec([name.as_bytes(), value.as_bytes()].join(&b'=')), "env")?;
+    }
+    Ok(bytes)
+}
+
+/// Reads what [`encode`] wrote; `None` where it is anything else.
+pub(super) fn decode(bytes: &[u8]) -> Option<Spec<'_>> {
+    let mut strings = bytes.split_inclusive(|byte| *byte == 0).map(CStr::from_bytes_with_nul);
+    let head: Head = serde_json::from_slice(strings.next()?.ok()?.to_bytes()).ok()?;
+    let directory = strings.next()?.ok()?;
+    let mut strings = strings.collect::<Result<Vec<_>, _>>().ok()?;
+    if head.arguments == 0 || head.arguments > strings.len() {
+        return None;
+    }
+    let environment = strings.split_off(head.arguments);
+    Some(Spec { head, directory, arguments: strings, environment })
+}
+
+fn limits(process: &Process, baseline: &Baseline) -> Limits {
+    let mut limits = baseline.limits;
+    for ((resource, _, _), limit) in RESOURCES.iter().zip(&mut limits) {
+        if let Some(Limit { soft, hard }) = process.limits.get(resource) {
+            *limit = (*soft, *hard);
+        }
+    }
+    limits
+}
+
+/// Everything but the account's variables of a named user, which only the stage can look up.
+fn environment(process: &Process, baseline: &Baseline) -> BTreeMap<OsString, OsString> {
+    let given = &baseline.environment;
+    let mut environment = given.clone();
+    environment.retain(|name, _| inherits(&process.inherit_env, name));
+    let path = given.get(OsStr::new("PATH")).cloned();
+    environment.insert("PATH".into(), path.unwrap_or_else(|| PATH_WITHOUT_ONE.into()));
+    for name in ACCOUNT_VARIABLES {
+        let value = match (&process.run_as, name) {
+            (RunAs::Healer, _) => given.get(OsStr::new(name)).cloned(),
+            (RunAs::Root, "HOME") => Some("/root".into()),
+            (RunAs::Root, "SHELL") => Some("/bin/sh".into()),
+            (RunAs::Root, _) => Some("root".into()),
+            (RunAs::User { .. }, _) => None,
+        };
+        match value {
+            Some(value) => environment.insert(name.into(), value),
+            None => environment.remove(OsStr::new(name)),
+        };
+    }
+    environment.extend(process.env.iter().map(|(name, value)| (name.into(), value.into())));
+    environment
+}
+
+fn inherits(asked: &InheritEnv, name: &OsStr) -> bool {
+    let asked = match asked {
+        InheritEnv::Nothing => false,
+        InheritEnv::Everything => true,
+        InheritEnv::Only(names) => names.iter().any(|asked| name == OsStr::new(asked)),
+    };
+    let healers_own = OWN_VARIABLES.iter().any(|own| name == OsStr::new(own))
+        || OWN_PREFIXES.iter().any(|own| name.as_bytes().starts_with(own.as_bytes()));
+    asked && !healers_own
+}
+
+#[cfg(test)]
+#[path = "spec_tests.rs"]
+mod tests;

@@ -1,0 +1,444 @@
+//! The stage: healer's own binary, started in place of the program, which becomes the program.
+//!
+//! A fresh process with one thread: it may look up users however long that takes, and it regains
+//! root's capabilities that healer gave up. It waits for `go`, sets itself up as its [`Spec`] says
+//! and execs. It tells healer of each failure; healer ends it where it takes too long. `main`
+//! calls [`run_if_asked`] before anything else, `launch` starts it and listens.
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::process::ExitCode;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use rustix::process::{Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
+
+use super::spec::{As, RESOURCES, Scheduling, Spec, decode};
+
+/// The first word of the stage's command line, which says that it is one.
+pub(super) const NAME: &CStr = c"healer-stage";
+/// The stage's end of the socket pair.
+pub(super) const SOCKET: RawFd = 3;
+/// The sealed memory that holds the [`Spec`].
+pub(super) const SPEC: RawFd = 4;
+
+/// The slow steps set the thread's name, so that healer, and `ps`, can tell where a stage hangs.
+pub(super) const STEP: &str = "stage: ";
+const LOOKUP: &CStr = c"stage: user";
+const CHDIR: &CStr = c"stage: chdir";
+const EXEC: &CStr = c"stage: exec";
+
+/// What the stage tells healer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// Everything is set up; what follows is the end of file that execve(2) brings, or a fault.
+    Executing,
+    /// A step failed.
+    Fault(Fault),
+}
+
+/// The step that failed, in words, and the system's error where it was the system that refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) step: String,
+    pub(super) errno: Option<i32>,
+}
+
+impl Report {
+    const EXECUTING: u8 = b'x';
+    const FAULT: u8 = b'f';
+
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Executing => vec![Self::EXECUTING],
+            Self::Fault(Fault { step, errno }) => {
+                let errno = errno.unwrap_or(0).to_ne_bytes();
+                [&[Self::FAULT], errno.as_slice(), step.as_bytes()].concat()
+            }
+        }
+    }
+
+    /// Reads one message of the stage; `None` where it is none.
+    pub(super) fn decode(message: &[u8]) -> Option<Self> {
+        match message.split_first()? {
+            (&Self::EXECUTING, []) => Some(Self::Executing),
+            (&Self::FAULT, fault) => {
+                let (errno, step) = fault.split_first_chunk()?;
+                let errno = Some(i32::from_ne_bytes(*errno)).filter(|errno| *errno != 0);
+                let step = String::from_utf8_lossy(step).into_owned();
+                Some(Self::Fault(Fault { step, errno }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How the stage ends without becoming the program.
+enum Stop {
+    /// Nobody waits for the program any more.
+    HealerGone,
+    /// A step failed.
+    Fault(Fault),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Runs the stage if this process was started as one, and says with which code it ends: it comes
+/// back only where the program could not be started.
+#[must_use]
+pub fn run_if_asked() -> Option<ExitCode> {
+    let name = std::env::args_os().next()?;
+    (name.as_encoded_bytes() == NAME.to_bytes()).then(run)
+}
+
+fn run() -> ExitCode {
+    // Only speaks to whoever looks at `ps`.
+    let _ = nix::sys::prctl::set_name(NAME);
+    let healer = inherited(SOCKET);
+    let bytes = read_to_end(inherited(SPEC));
+    let spec = match bytes.as_deref().map(decode) {
+        Ok(Some(spec)) => Ok(spec),
+        Ok(None) => Err(fault("reading the specification")),
+        Err(errno) => Err(refused("reading the specification", *errno)),
+    };
+    let Ok(Some(output)) = wait_for_go(healer) else { return ExitCode::SUCCESS };
+    let end = spec.map_err(Stop::Fault).and_then(|spec| become_program(&spec, healer, &output));
+    match end {
+        Ok(never) => match never {},
+        Err(Stop::HealerGone) => ExitCode::SUCCESS,
+        Err(Stop::Fault(fault)) => {
+            let _ = tell(healer, &Report::Fault(fault));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "the number of an inherited descriptor is all there is to go by")]
+fn inherited(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: nothing in the stage closes these two before the exec, which ends every borrow. If
+    // someone else than healer started this, they may not be open: then their use fails by EBADF.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+fn read_to_end(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
+    let size = usize::try_from(rustix::fs::fstat(fd)?.st_size).map_err(|_| Errno::FBIG)?;
+    let mut bytes = vec![0; size];
+    let mut have = 0;
+    while have < size {
+        match rustix::io::pread(fd, &mut bytes[have..], have as u64)? {
+            0 => return Err(Errno::IO),
+            more => have += more,
+        }
+    }
+    Ok(bytes)
+}
+
+/// Waits for healer's word and the output descriptors that come with it; `None` where healer
+/// has gone instead.
+fn wait_for_go(healer: BorrowedFd<'_>) -> rustix::io::Result<Option<Vec<OwnedFd>>> {
+    let mut word = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        let mut word = [io::IoSliceMut::new(&mut word)];
+        recvmsg(healer, &mut word, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let descriptors = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    Ok((received.bytes > 0).then(|| descriptors.flatten().collect()))
+}
+
+fn tell(healer: BorrowedFd<'_>, report: &Report) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| send(healer, &report.encode(), SendFlags::NOSIGNAL))
+}
+
+/// All steps in order. What needs root comes before the rights are given up; what should fail
+/// for the user, the directory and the program, comes after.
+fn become_program(
+    spec: &Spec<'_>,
+    healer: BorrowedFd<'_>,
+    output: &[OwnedFd],
+) -> Result<Infallible, Stop> {
+    let identity = look_up(&spec.head.run_as)?;
+    // The entry's limits may leave no room for another descriptor: these come first.
+    set_up_descriptors(output)?;
+    set_scheduling(&spec.head.scheduling)?;
+    set_oom_score_adj(spec.head.oom_score_adj)?;
+    set_limits(spec)?;
+    rustix::process::umask(Mode::from_raw_mode(spec.head.umask));
+    reset_signals()?;
+    drop_capabilities()?;
+    let mut environment = spec.environment.clone();
+    if let Some(identity) = &identity {
+        assume(identity)?;
+        environment.extend(identity.variables.iter().filter_map(|variable| {
+            let name = variable.to_bytes().split_inclusive(|byte| *byte == b'=').next()?;
+            let told = spec.environment.iter().any(|told| told.to_bytes().starts_with(name));
+            (!told).then_some(variable.as_c_str())
+        }));
+    }
+
+    let _ = nix::sys::prctl::set_name(CHDIR);
+    rustix::process::chdir(spec.directory)
+        .map_err(|errno| refused(format!("chdir to {}", text(spec.directory)), errno))?;
+    let _ = nix::sys::prctl::set_name(EXEC);
+    // Closing its end of the socket is how execve(2) tells healer that it succeeded.
+    tell(healer, &Report::Executing).map_err(|_| Stop::HealerGone)?;
+    close_the_rest(healer)?;
+    let program = spec.arguments[0];
+    let Err(errno) = nix::unistd::execve(program, &spec.arguments, &environment);
+    Err(exec_fault(program, errno).into())
+}
+
+/// Who the program is to run as.
+struct Identity {
+    uid: Uid,
+    gid: Gid,
+    /// `None`: as healer has them.
+    supplementary: Option<Vec<Gid>>,
+    /// What the user database says, as variables of the environment.
+    variables: Vec<CString>,
+}
+
+/// Asks the user and the group database, whatever they are made of: this may take its time.
+fn look_up(run_as: &As) -> Result<Option<Identity>, Fault> {
+    let (user, group) = match run_as {
+        As::Healer => return Ok(None),
+        As::Root => {
+            return Ok(Some(Identity {
+                uid: Uid::from_raw(0),
+                gid: Gid::from_raw(0),
+                supplementary: None,
+                variables: Vec::new(),
+            }));
+        }
+        As::User { user, group } => (user, group),
+    };
+    let _ = nix::sys::prctl::set_name(LOOKUP);
+    let number = user.parse().ok().map(Uid::from_raw);
+    let entry = number.map_or_else(|| User::from_name(user), User::from_uid).map_err(|errno| {
+        refused(format!("looking up user \"{user}\" in the user database"), errno)
+    })?;
+    let gid = match (group, &entry) {
+        (Some(group), _) => group_id(group)?,
+        (None, Some(entry)) => entry.gid,
+        (None, None) if number.is_some() => {
+            let reason = "is not in the user database: run_as_group must say its group";
+            return Err(fault(format!("user {user} {reason}")));
+        }
+        (None, None) => return Err(unknown("user", user)),
+    };
+    let Some(entry) = entry else {
+        let uid = number.ok_or_else(|| unknown("user", user))?;
+        return Ok(Some(Identity {
+            uid,
+            gid,
+            supplementary: Some(Vec::new()),
+            variables: variables(user.as_bytes(), b"/", b"/bin/sh"),
+        }));
+    };
+    let name = CString::new(entry.name.as_bytes()).map_err(|_| unknown("user", user))?;
+    let supplementary = getgrouplist(&name, gid)
+        .map_err(|errno| refused(format!("looking up the groups of user \"{user}\""), errno))?;
+    let shell =
+        if entry.shell.as_os_str().is_empty() { Path::new("/bin/sh") } else { &entry.shell };
+    let variables = variables(
+        entry.name.as_bytes(),
+        entry.dir.as_os_str().as_encoded_bytes(),
+        shell.as_os_str().as_encoded_bytes(),
+    );
+    Ok(Some(Identity { uid: entry.uid, gid, supplementary: Some(supplementary), variables }))
+}
+
+fn group_id(group: &str) -> Result<Gid, Fault> {
+    if let Ok(number) = group.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let entry = Group::from_name(group).map_err(|errno| {
+        refused(format!("looking up group \"{group}\" in the group database"), errno)
+    })?;
+    Ok(entry.ok_or_else(|| unknown("group", group))?.gid)
+}
+
+fn unknown(what: &str, name: &str) -> Fault {
+    fault(format!("{what} \"{name}\" is not in the {what} database"))
+}
+
+fn variables(user: &[u8], home: &[u8], shell: &[u8]) -> Vec<CString> {
+    [(b"HOME=".as_slice(), home), (b"USER=", user), (b"LOGNAME=", user), (b"SHELL=", shell)]
+        .into_iter()
+        .filter_map(|(name, value)| CString::new([name, value].concat()).ok())
+        .collect()
+}
+
+/// Gives up healer's identity for this one, for good: real, effective and saved.
+fn assume(identity: &Identity) -> Result<(), Fault> {
+    let &Identity { uid, gid, .. } = identity;
+    if !Uid::effective().is_root() && uid == Uid::effective() && gid == Gid::effective() {
+        // An ordinary user's healer: there is nothing to change, nor the right to change it.
+        return Ok(());
+    }
+    let failed = |step: String| move |errno: nix::Error| refused(step, errno);
+    if let Some(groups) = &identity.supplementary {
+        setgroups(groups).map_err(failed("setting the supplementary groups".to_owned()))?;
+    }
+    setresgid(gid, gid, gid).map_err(failed(format!("becoming group {gid}")))?;
+    setresuid(uid, uid, uid).map_err(failed(format!("becoming user {uid}")))
+}
+
+/// What an exec would pass on although the identity has changed. A root process gets root's full
+/// set by the exec itself.
+fn drop_capabilities() -> Result<(), Fault> {
+    for set in [caps::CapSet::Ambient, caps::CapSet::Inheritable] {
+        caps::clear(None, set)
+            .map_err(|error| fault(format!("clearing the {set:?} capabilities: {error}")))?;
+    }
+    Ok(())
+}
+
+fn set_up_descriptors(output: &[OwnedFd]) -> Result<(), Fault> {
+    let [stdout, stderr] = output else {
+        return Err(fault("receiving the output descriptors"));
+    };
+    let failed = |step: &str| {
+        let step = step.to_owned();
+        move |errno| refused(step, errno)
+    };
+    let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("opening /dev/null as stdin"))?;
+    rustix::stdio::dup2_stdin(null).map_err(failed("setting stdin"))?;
+    rustix::stdio::dup2_stdout(stdout).map_err(failed("setting stdout"))?;
+    rustix::stdio::dup2_stderr(stderr).map_err(failed("setting stderr"))
+}
+
+fn set_scheduling(asked: &Scheduling) -> Result<(), Fault> {
+    set_policy(asked).map_err(|errno| refused("setting the scheduling policy", errno))?;
+    let nice = || match getpriority_process(None)? {
+        same if same == asked.nice => Ok(()),
+        _ => setpriority_process(None, asked.nice),
+    };
+    nice().map_err(|errno| refused(format!("setting nice to {}", asked.nice), errno))?;
+    let Some(cpus) = &asked.cpus else { return Ok(()) };
+    let affinity = || {
+        let myself = nix::unistd::Pid::from_raw(0);
+        let mut set = CpuSet::new();
+        cpus.iter().try_for_each(|cpu| set.set(*cpu))?;
+        if sched_getaffinity(myself)? == set { Ok(()) } else { sched_setaffinity(myself, &set) }
+    };
+    affinity().map_err(|errno| refused("setting the CPU affinity", errno))
+}
+
+#[expect(unsafe_code, reason = "no wrapper of sched_setscheduler(2) among the dependencies")]
+fn set_policy(asked: &Scheduling) -> io::Result<()> {
+    // What is recorded has no such flag, which says how children are to be scheduled.
+    const RESET_ON_FORK: i32 = 0x4000_0000;
+    // SAFETY: an all-zero sched_param is a valid one, some C libraries pad it.
+    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the calling process; `parameters` outlives the call that fills it.
+    let (policy, read) =
+        unsafe { (libc::sched_getscheduler(0), libc::sched_getparam(0, &raw mut parameters)) };
+    let same_policy = policy & !RESET_ON_FORK == asked.policy;
+    if read == 0 && same_policy && parameters.sched_priority == asked.priority {
+        return Ok(());
+    }
+    parameters.sched_priority = asked.priority;
+    // SAFETY: as above; the call only reads `parameters`.
+    match unsafe { libc::sched_setscheduler(0, asked.policy, &raw const parameters) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn set_oom_score_adj(asked: i32) -> Result<(), Fault> {
+    let write = || {
+        let file = open("/proc/self/oom_score_adj", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let mut now = [0; 8];
+        let length = rustix::io::read(&file, &mut now)?;
+        if now[..length].trim_ascii() == asked.to_string().as_bytes() {
+            return Ok(());
+        }
+        rustix::io::pwrite(&file, asked.to_string().as_bytes(), 0).map(drop)
+    };
+    write().map_err(|errno| refused(format!("setting oom_score_adj to {asked}"), errno))
+}
+
+fn set_limits(spec: &Spec<'_>) -> Result<(), Fault> {
+    for ((_, resource, name), (soft, hard)) in RESOURCES.into_iter().zip(spec.head.limits) {
+        let asked = Rlimit { current: soft, maximum: hard };
+        if getrlimit(resource) != asked {
+            setrlimit(resource, asked)
+                .map_err(|errno| refused(format!("setting limit {name}"), errno))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every signal at its default and none blocked; those included that the C library keeps for
+/// itself, which posix_spawn(3) may leave ignored.
+#[expect(unsafe_code, reason = "the C library refuses to touch its own two signals")]
+fn reset_signals() -> Result<(), Fault> {
+    const SIGNALS: libc::c_long = 64;
+    // The kernel's own structure (handler, flags, restorer, mask): all zero is SIG_DFL.
+    let default = [0_u64; 4];
+    let mask_size = size_of::<u64>();
+    for signal in (1..=SIGNALS).filter(|signal| ![9, 19].contains(signal)) {
+        // SAFETY: `default` is as large as the structure on every 64-bit Linux, and outlives the
+        // call, which only reads it. No handler of this process is needed any more.
+        let result = unsafe {
+            let nowhere = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nowhere, mask_size)
+        };
+        if result == -1 {
+            return Err(refused(format!("resetting signal {signal}"), io::Error::last_os_error()));
+        }
+    }
+    nix::sys::signal::SigSet::empty()
+        .thread_set_mask()
+        .map_err(|errno| refused("resetting the signal mask", errno))
+}
+
+/// Leaves nothing open above stderr but the socket, and that only until the exec.
+#[expect(unsafe_code, reason = "no wrapper of close_range(2) among the dependencies")]
+fn close_the_rest(healer: BorrowedFd<'_>) -> Result<(), Fault> {
+    rustix::io::fcntl_setfd(healer, rustix::io::FdFlags::CLOEXEC)
+        .map_err(|errno| refused("closing the socket", errno))?;
+    let first = libc::c_long::from(SOCKET) + 1;
+    // SAFETY: whatever is open there is used no more: the specification was read, the output
+    // descriptors were duplicated, and the user database was asked.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } {
+        -1 => Err(refused("closing inherited descriptors", io::Error::last_os_error())),
+        _ => Ok(()),
+    }
+}
+
+/// "No such file" may mean the interpreter of a script, which nobody would guess.
+fn exec_fault(program: &CStr, errno: nix::Error) -> Fault {
+    let there = errno == nix::Error::ENOENT && rustix::fs::stat(program).is_ok();
+    let which = if there { ", which is there: its interpreter" } else { "" };
+    refused(format!("exec of {}{which}", text(program)), errno)
+}
+
+fn text(string: &CStr) -> std::borrow::Cow<'_, str> {
+    string.to_string_lossy()
+}
+
+fn fault(step: impl Into<String>) -> Fault {
+    Fault { step: step.into(), errno: None }
+}
+
+fn refused(step: impl Into<String>, error: impl Into<io::Error>) -> Fault {
+    Fault { step: step.into(), errno: error.into().raw_os_error() }
+}
