@@ -6,4 +6,6 @@
 pub mod config;
 pub mod event;
 // The data path, top to bottom.
+pub mod bus;
 pub mod instance;
+pub mod monitor;
