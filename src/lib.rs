@@ -2,28 +2,21 @@
 //!
 //! The modules in reading order; `docs/architecture.md` tells the story.
 
-// Words everyone uses.
-/// The validated configuration, and how it is read and checked.
+// Words everyone uses: what is configured; who a process is, what was seen of it, how it ended.
 pub mod config;
-/// Who a process is, what was seen of it, how it ended, where it stands.
 pub mod event;
 
-// The data path, top to bottom.
-/// Identity: who is the process, what is left of one, how a child ended.
+// The data path, top to bottom. Monitors publish to the bus, recovery feeds the pure machines
+// (lifecycle, breaker) and has instances launched.
 pub mod instance;
-/// May it be tried again?
+pub mod monitor;
+pub mod bus;
 pub mod breaker;
-/// One process's life: what to do next.
 pub mod lifecycle;
-/// The one task that owns the machines and runs their actions.
 pub mod recovery;
-/// Starting instances: chain loading through the stage, and their output.
 pub mod launch;
 
-// Around it.
-/// The one place that reads a clock.
+// Around it: what reads a clock, what wakes recovery, what the operating system asks.
 pub mod clock;
-/// What wakes recovery: an instance's end, and an alarm in boot time.
 pub mod wake;
-/// The operating system's signals as words of the domain.
 pub mod signals;

@@ -1,7 +1,16 @@
 //! Identity: an instance is held by a pidfd, opened and verified here.
 //!
-//! `who` decides which living process is meant, `left` what remains of a dead one, `reaper` how a
-//! child ended, `table` what `/proc` shows. Called by monitors, `launch` and `recovery`.
+//! `who` decides which living process is meant, `program` what an entry's command resolves to,
+//! `left` what remains of a dead instance, `reaper` how a child ended, `table` what `/proc` shows,
+//! `clock` and `readable` when. Called by monitors, `launch` and `recovery`.
+
+pub mod clock;
+pub mod left;
+pub mod program;
+pub mod readable;
+pub mod reaper;
+pub mod table;
+pub mod who;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,0 +1,189 @@
+//! What is left of an instance that ended, and ending it; ending a living instance with all of it.
+//!
+//! Left are the members of the session that the instance led: nginx's workers survive their killed
+//! master and hold its port. Children that made sessions of their own are daemons and are kept.
+//! Every signal goes through a pidfd, to a process verified after it was taken hold of; SIGTERM is
+//! always followed by SIGCONT, as a stopped process cannot act upon it. Called by `recovery`.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Stop;
+use crate::event::{Instance, Pid, Signal};
+
+use super::Held;
+use super::readable::ended;
+use super::table::{Row, Table};
+
+/// How long SIGKILL may take: longer than any process needs that is not stuck in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why an instance, or what is left of it, could not be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Stuck {
+    /// They live on after SIGKILL: in uninterruptible sleep (state D), or forking ever new ones.
+    #[error("{} survived SIGKILL for 10 s: a device or file system does not answer", listed(.0))]
+    Survivors(Vec<(Instance, char)>),
+    /// A signal could not be sent.
+    #[error("cannot signal {instance}")]
+    Signal {
+        /// To whom.
+        instance: Instance,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It could not be seen who is left, or whether they ended.
+    #[error("cannot see what is left of {instance}")]
+    Unseen {
+        /// Of whom.
+        instance: Instance,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn listed(survivors: &[(Instance, char)]) -> String {
+    let each = survivors.iter().map(|(instance, state)| format!("{instance} (state {state})"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Takes hold of everything that is left of an instance that ended.
+///
+/// A session's number is the PID of the process that made it, and the kernel gives that PID to no
+/// other process while the session has members. So whoever is in a session of that number was left
+/// by this instance, unless a living process has the PID: then the instance's own session is empty.
+///
+/// `known_child` (for an instance that was healer's own child, where healer is sub-reaper and has
+/// reaped what it can) tells healer's other children. It spares the pass over `/proc`, for if
+/// nothing but known children is there, nothing can be left. An instance's descendants stay below
+/// healer: when a process ends, the kernel gives its children to the nearest sub-reaper above it.
+/// Follow a descendant's parents upwards: they end at a child of healer which is not the instance,
+/// as that is dead, and was not started by healer, as it descends from the instance: an unknown
+/// child. The kernel does this before it makes the instance's pidfd readable.
+///
+/// # Errors
+///
+/// `/proc` cannot be read, or no descriptor is left.
+pub fn left_of(
+    instance: Instance,
+    known_child: Option<&dyn Fn(Pid) -> bool>,
+) -> io::Result<Vec<Held>> {
+    if known_child.is_some_and(|known| own_children().is_some_and(|all| all.into_iter().all(known)))
+    {
+        return Ok(Vec::new());
+    }
+    let table = Table::snapshot()?;
+    if table.row(instance.pid).is_some_and(|row| row.instance != instance) {
+        return Ok(Vec::new());
+    }
+    let is_left = |row: &Row| {
+        row.session == instance.pid
+            && row.instance != instance
+            && row.instance.start_ticks >= instance.start_ticks
+    };
+    let mut left = Vec::new();
+    for row in table.rows().iter().filter(|row| is_left(row)) {
+        let held = Held::open_exactly(row.instance)?;
+        left.extend(held.filter(|held| held.session() == instance.pid));
+    }
+    Ok(left)
+}
+
+/// healer's own children, zombies included; `None` where the kernel does not list them
+/// (`CONFIG_PROC_CHILDREN`). Such a list may skip one while others vanish from it; healer's do not,
+/// as only its reaper, on this same thread, lets a child vanish.
+fn own_children() -> Option<Vec<Pid>> {
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task").ok()? {
+        let list = std::fs::read_to_string(thread.ok()?.path().join(Path::new("children"))).ok()?;
+        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)));
+    }
+    Some(children)
+}
+
+/// Ends everything that is left of an instance that ended: `stop.signal` and `stop.timeout` for
+/// those found first, SIGKILL for them and all found later, until a pass finds none.
+///
+/// # Errors
+///
+/// [`Stuck`].
+pub async fn clear(instance: Instance, stop: Stop) -> Result<(), Stuck> {
+    let look = || left_of(instance, None).map_err(|source| Stuck::Unseen { instance, source });
+    let mut left = look()?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    ask(&left, stop.signal)?;
+    all_ended(instance, &left, Instant::now() + stop.timeout).await?;
+    let patience = Instant::now() + KILL_PATIENCE;
+    loop {
+        left = look()?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for held in &left {
+            send(held, Signal(libc::SIGKILL))?;
+        }
+        if !all_ended(instance, &left, patience).await? || Instant::now() >= patience {
+            return survivors(&left);
+        }
+    }
+}
+
+/// Ends a living instance, then what is left of it where `stop.leftovers` says so.
+///
+/// # Errors
+///
+/// [`Stuck`].
+pub async fn stop(held: &Held, stop: Stop) -> Result<(), Stuck> {
+    let one = std::slice::from_ref(held);
+    ask(one, stop.signal)?;
+    if !all_ended(held.instance(), one, Instant::now() + stop.timeout).await? {
+        send(held, Signal(libc::SIGKILL))?;
+        if !all_ended(held.instance(), one, Instant::now() + KILL_PATIENCE).await? {
+            return survivors(one);
+        }
+    }
+    if stop.leftovers { clear(held.instance(), stop).await } else { Ok(()) }
+}
+
+fn ask(all: &[Held], signal: Signal) -> Result<(), Stuck> {
+    for held in all {
+        send(held, signal)?;
+    }
+    for held in all {
+        send(held, Signal(libc::SIGCONT))?;
+    }
+    Ok(())
+}
+
+fn send(held: &Held, signal: Signal) -> Result<(), Stuck> {
+    match held.signal(signal) {
+        Ok(_sent_or_ended) => Ok(()),
+        Err(source) => Err(Stuck::Signal { instance: held.instance(), source }),
+    }
+}
+
+/// Waits for all of them; `false` where one lives at the deadline.
+async fn all_ended(instance: Instance, all: &[Held], deadline: Instant) -> Result<bool, Stuck> {
+    for held in all {
+        match timeout_at(deadline, ended(held)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(source)) => return Err(Stuck::Unseen { instance, source }),
+            Err(_elapsed) => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+fn survivors(all: &[Held]) -> Result<(), Stuck> {
+    let state = |held: &Held| {
+        let row = Row::read(held.instance().pid).ok().flatten();
+        let row = row.filter(|row| row.instance == held.instance())?;
+        Some((row.instance, row.state))
+    };
+    Err(Stuck::Survivors(all.iter().filter_map(state).collect()))
+}

@@ -1,0 +1,115 @@
+//! What an entry's `command` and user come to on this machine: the file that its process runs.
+//!
+//! A script runs its interpreter, so `#!` lines are followed as the kernel does, and `env NAME` as
+//! env(1) does. Deciding who is the process is left to `who`, its only caller.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::{InheritEnv, Process, RunAs};
+
+use super::table::FileId;
+use super::who::{Files, Program, Wanted};
+
+/// How many interpreters deep the kernel follows `#!` lines (`fs/exec.c`).
+const INTERPRETERS_MAX: usize = 4;
+/// How much of the first line the kernel looks at (`BINPRM_BUF_SIZE`).
+const SHEBANG_MAX: u64 = 256;
+/// Where programs are looked up when neither the entry nor healer has a PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Looks up everything about an entry that matching needs.
+///
+/// # Errors
+///
+/// Its user does not exist, or the user database cannot be read: a fragment for the operator.
+pub fn wanted(process: &Process) -> Result<Wanted, String> {
+    let uid = match &process.run_as {
+        RunAs::Root => 0,
+        RunAs::Healer => nix::unistd::getuid().as_raw(),
+        RunAs::User { user, .. } => uid_of(user)?,
+    };
+    let any_uid = process.run_as == RunAs::Root;
+    let files = Files {
+        program: program(process),
+        matched: process.matching.exe.as_deref().map(|path| Program::binary(path.to_owned())),
+    };
+    Ok(Wanted::new(process, uid, any_uid, files))
+}
+
+impl Program {
+    /// The file at `path` as it is now, symbolic links followed.
+    fn binary(path: PathBuf) -> Self {
+        let file = std::fs::metadata(&path).ok().as_ref().map(FileId::of);
+        Self { file, path: std::fs::canonicalize(&path).unwrap_or(path), script: None }
+    }
+}
+
+fn program(process: &Process) -> Program {
+    let mut file = process.command.clone();
+    for _ in 0..INTERPRETERS_MAX {
+        match interpreter(&file, process) {
+            Some(next) => file = next,
+            None => break,
+        }
+    }
+    let script = (file != process.command).then(|| process.command.file_name()).flatten();
+    let script = script.map(|name| name.as_bytes().to_vec());
+    Program { script, ..Program::binary(file) }
+}
+
+/// The interpreter that the first line of `file` names; `None` for anything but a script.
+fn interpreter(file: &Path, process: &Process) -> Option<PathBuf> {
+    // Not a FIFO or a device: opening those may wait for ever.
+    if !std::fs::metadata(file).ok()?.is_file() {
+        return None;
+    }
+    let mut start = Vec::new();
+    File::open(file).ok()?.take(SHEBANG_MAX).read_to_end(&mut start).ok()?;
+    let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let mut words =
+        line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).filter(|w| !w.is_empty());
+    let interpreter = Path::new(OsStr::from_bytes(words.next()?));
+    if interpreter.file_name() != Some(OsStr::new("env")) {
+        return Some(interpreter.to_owned());
+    }
+    // env [-iS] [VAR=VALUE]… NAME: options and assignments come before the program.
+    let name = words.find(|word| !word.starts_with(b"-") && !word.contains(&b'='))?;
+    look_up(OsStr::from_bytes(name), process)
+}
+
+/// Finds a program as env(1) does in the environment that the entry's instance gets.
+fn look_up(name: &OsStr, process: &Process) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return Some(PathBuf::from(name));
+    }
+    let inherits = match &process.inherit_env {
+        InheritEnv::Nothing => false,
+        InheritEnv::Everything => true,
+        InheritEnv::Only(names) => names.iter().any(|name| name == "PATH"),
+    };
+    let own = inherits.then(|| std::env::var("PATH").ok()).flatten();
+    let path = process.env.get("PATH").cloned().or(own).unwrap_or_else(|| DEFAULT_PATH.to_owned());
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_executable(file))
+}
+
+fn is_executable(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file)
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn uid_of(user: &str) -> Result<u32, String> {
+    // A number is a user even where no database names it.
+    if let Ok(uid) = user.parse() {
+        return Ok(uid);
+    }
+    match nix::unistd::User::from_name(user) {
+        Ok(Some(found)) => Ok(found.uid.as_raw()),
+        Ok(None) => Err(format!("unknown user {user}")),
+        Err(errno) => Err(format!("user {user}: {errno}")),
+    }
+}

@@ -1,0 +1,51 @@
+//! Waiting for a descriptor to become readable: a pidfd at its process's end, an inotify queue.
+//!
+//! The one place where a descriptor meets tokio's reactor. Called by `left`, monitors, `recovery`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Held;
+
+/// A descriptor registered with the runtime. It is a duplicate of the caller's, so several tasks
+/// may wait for the same process, and the caller may close its own at any time.
+#[derive(Debug)]
+pub struct Readable(AsyncFd<OwnedFd>);
+
+impl Readable {
+    /// Registers `fd` with the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor or no watch is left.
+    pub fn new(fd: impl AsFd) -> io::Result<Self> {
+        let own = fd.as_fd().try_clone_to_owned()?;
+        #[expect(unsafe_code, reason = "tokio offers no safe registration of an owned descriptor")]
+        // SAFETY: `AsyncFd` takes ownership of the `OwnedFd`, which stays open and the same
+        // description until `AsyncFd` drops it; it is never replaced, as nothing hands it out.
+        let registered = unsafe { AsyncFd::register_with_interest(own, Interest::READABLE) };
+        Ok(Self(registered?))
+    }
+
+    /// Waits until it is readable, then runs `read`; again, where `read` would block. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// What `read` reports.
+    pub async fn read<T>(&self, mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        self.0.async_io(Interest::READABLE, |_| read()).await
+    }
+}
+
+/// Waits for the end of a process: its last thread's, whether or not its parent has reaped it.
+///
+/// # Errors
+///
+/// No descriptor is left.
+pub async fn ended(held: &Held) -> io::Result<()> {
+    // A pidfd that is readable once stays so, and reading it is neither needed nor possible.
+    Readable::new(held)?.read(|| Ok(())).await
+}

@@ -1,0 +1,150 @@
+//! The one reaper: it alone waits for children, healer's own and the orphans that healer is given
+//! as sub-reaper, and keeps how a known child ended until that is asked for.
+//!
+//! Pidfds tell when an instance ended, the reaper how. Also here: which orphan is the daemon that a
+//! daemonising command left behind. Called by `recovery`, `launch` and `daemon`.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use crate::config::Process;
+use crate::event::{End, Exit, Instance, Pid, Signal};
+
+use super::table::{Row, Table};
+use super::who::{self, Fit};
+use super::{clock, program};
+
+/// Makes orphans among healer's descendants healer's children, prctl(2) `PR_SET_CHILD_SUBREAPER`.
+///
+/// # Errors
+///
+/// What prctl(2) reports.
+pub fn become_subreaper() -> io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)
+}
+
+/// healer's children: who is expected to end, and how those ended that were not asked for yet.
+#[derive(Debug, Default)]
+pub struct Reaper {
+    // A child's PID is its own until it is reaped, so that among the living the PID is enough.
+    living: HashMap<Pid, Instance>,
+    ended: HashMap<Instance, Exit>,
+}
+
+impl Reaper {
+    /// Knows no child yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keep this child's exit for [`Reaper::take`]. Call it right after the spawn, or once an
+    /// orphan turns out to be an instance: before the next [`Reaper::reap`].
+    pub fn expect(&mut self, child: Instance) {
+        self.living.insert(child.pid, child);
+    }
+
+    /// Whether `pid` is a child that is expected and was not reaped.
+    #[must_use]
+    pub fn expects(&self, pid: Pid) -> bool {
+        self.living.contains_key(&pid)
+    }
+
+    /// Reaps every child that has ended; to be called on SIGCHLD and before an exit is taken.
+    ///
+    /// # Errors
+    ///
+    /// What wait4(2) reports, other than "no child".
+    pub fn reap(&mut self) -> io::Result<()> {
+        while let Some((pid, end, usage)) = wait_for_any()? {
+            let Some(instance) = self.living.remove(&pid) else { continue };
+            let exit = Exit {
+                end,
+                runtime: Some(clock::now().since(clock::started(instance))),
+                cpu: Some(duration(usage.ru_utime) + duration(usage.ru_stime)),
+                // Linux counts it in KiB, getrusage(2).
+                peak_rss: u64::try_from(usage.ru_maxrss).ok().map(|kib| kib * 1024),
+            };
+            self.ended.insert(instance, exit);
+        }
+        Ok(())
+    }
+
+    /// How this instance ended, once; `None` where it was no child or was not reaped. Either way
+    /// it is expected no longer.
+    pub fn take(&mut self, instance: Instance) -> Option<Exit> {
+        if self.living.get(&instance.pid) == Some(&instance) {
+            self.living.remove(&instance.pid);
+        }
+        self.ended.remove(&instance)
+    }
+}
+
+fn wait_for_any() -> io::Result<Option<(Pid, Option<End>, libc::rusage)>> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    #[expect(unsafe_code, reason = "no safe wrapper of wait4(2) gives the resource usage")]
+    // SAFETY: both pointers are to live, writable memory of their types, and all zeroes is a valid
+    // `rusage` where the kernel writes none.
+    let (pid, usage) = unsafe {
+        let options = libc::WNOHANG | libc::__WALL;
+        (libc::wait4(-1, &raw mut status, options, usage.as_mut_ptr()), usage.assume_init())
+    };
+    match pid {
+        1.. => Ok(Some((Pid(pid), end_of(status), usage))),
+        0 => Ok(None),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
+fn end_of(status: libc::c_int) -> Option<End> {
+    if libc::WIFEXITED(status) {
+        return Some(End::Code(libc::WEXITSTATUS(status)));
+    }
+    libc::WIFSIGNALED(status).then(|| End::Signal {
+        signal: Signal(libc::WTERMSIG(status)),
+        core_dumped: libc::WCOREDUMP(status),
+    })
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let micros = i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_usec);
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// The daemon that a launched command left behind when it exited: an orphan that came to healer
+/// from the launch. That is one in the launched process's session; else one, started since, that
+/// runs the entry's program (daemons make a session of their own). Of several, a session leader,
+/// then the oldest. `known` tells the instances of all entries.
+pub fn successor(
+    launched: Instance,
+    process: &Process,
+    known: &dyn Fn(Instance) -> bool,
+    table: &Table,
+) -> Option<Instance> {
+    let own = Pid(std::process::id().cast_signed());
+    let is_orphan = |row: &&Row| {
+        row.parent == own
+            && row.instance != launched
+            && row.instance.start_ticks >= launched.start_ticks
+            && !known(row.instance)
+    };
+    let orphans: Vec<&Row> = table.rows().iter().filter(is_orphan).collect();
+    let in_session = orphans.iter().filter(|row| row.session == launched.pid);
+    if let Some(found) = foremost(in_session) {
+        return Some(found);
+    }
+    let wanted = program::wanted(process).ok()?;
+    let fitting =
+        |asked: Fit| foremost(orphans.iter().filter(|row| who::fits(&wanted, row) == asked));
+    fitting(Fit::Full).or_else(|| fitting(Fit::Rewritten))
+}
+
+fn foremost<'a>(rows: impl Iterator<Item = &'a &'a Row>) -> Option<Instance> {
+    let order = |row: &&&Row| (row.session != row.instance.pid, row.instance.start_ticks);
+    rows.min_by_key(order).map(|row| row.instance)
+}

@@ -1,0 +1,392 @@
+//! Who is the process: which of the living is meant by an entry that healer holds no instance of.
+//!
+//! [`fit`] and [`decide`] are the rules, pure: same user, same depth of PID namespaces, same program
+//! file, and the arguments in the command line. [`resolve`] and [`resolve_all`] feed them from a
+//! [`Table`]. What an entry's command resolves to is `program`'s; what a PID file says is
+//! `monitor/pid`'s. Called by `recovery`, monitors and `reaper`.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{Matching, Process};
+use crate::event::{Instance, Pid};
+
+use super::program;
+use super::table::{Details, Exe, FileId, Row, Table};
+
+/// A program file as it is on disk now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its identity; `None` where there is no such file.
+    pub file: Option<FileId>,
+    /// Its resolved path.
+    pub path: PathBuf,
+    /// For a script (then `file` is its interpreter): the script's file name.
+    pub script: Option<Vec<u8>>,
+}
+
+/// The files an entry names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Of `command`.
+    pub program: Program,
+    /// Of `match.exe`.
+    pub matched: Option<Program>,
+}
+
+/// Whom to look for: one entry, resolved on this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    uid: u32,
+    any_uid: bool,
+    files: Files,
+    args: Vec<Vec<u8>>,
+    matching: Matching,
+}
+
+impl Wanted {
+    /// `uid` is the entry's user; with `any_uid` any other will do where the program file is the
+    /// same by its identity.
+    #[must_use]
+    pub fn new(process: &Process, uid: u32, any_uid: bool, files: Files) -> Self {
+        let args = process.args.iter().flat_map(|arg| words(arg.as_bytes()));
+        Self {
+            uid,
+            any_uid,
+            files,
+            args: args.map(<[u8]>::to_vec).collect(),
+            matching: process.matching.clone(),
+        }
+    }
+
+    /// More of it decides first: what `match` says, then the number of words, then a script's name.
+    fn specificity(&self) -> impl Ord + use<> {
+        let Matching { exe, comm, cmdline } = &self.matching;
+        let keys = [exe.is_some(), comm.is_some(), cmdline.is_some()];
+        let script = self.files.program.script.is_some();
+        (keys.iter().filter(|key| **key).count(), self.args.len(), script)
+    }
+
+    /// The file that decides: `match.exe`, or `command`'s unless `match.cmdline` stands for it.
+    /// `comm` alone never decides.
+    fn program(&self) -> Option<&Program> {
+        match (&self.files.matched, &self.matching.cmdline) {
+            (Some(matched), _) => Some(matched),
+            (None, Some(_)) => None,
+            (None, None) => Some(&self.files.program),
+        }
+    }
+}
+
+/// A living process as the rules see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// Who.
+    pub instance: Instance,
+    /// Its parent.
+    pub parent: Pid,
+    /// `comm`.
+    pub comm: &'a str,
+    /// Its program.
+    pub exe: &'a Exe,
+    /// Its user, depth and command line.
+    pub details: &'a Details,
+}
+
+/// How well one process fits an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It is another process.
+    No,
+    /// User and program agree, but it rewrote its command line.
+    Rewritten,
+    /// User and name agree, but healer may not look at its program.
+    Unreadable,
+    /// Everything agrees.
+    Full,
+}
+
+/// Which process is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// This one.
+    One(Instance),
+    /// None of the living.
+    None,
+    /// It cannot be told: neither adopt nor start.
+    Unclear {
+        /// What would decide, for the operator.
+        reason: String,
+        /// Those who may be it.
+        among: Vec<Instance>,
+    },
+}
+
+/// Judges one process. `depth` is the number of healer's own PID namespaces.
+#[must_use]
+pub fn fit(wanted: &Wanted, candidate: &Candidate<'_>, depth: usize) -> Fit {
+    let details = candidate.details;
+    if details.depth != depth {
+        return Fit::No;
+    }
+    let program = wanted.program();
+    let same = program.map_or(Same::Unknown, |program| same_file(program, candidate.exe));
+    let uid_agrees = details.uid == wanted.uid || (wanted.any_uid && same == Same::Inode);
+    if !uid_agrees {
+        return Fit::No;
+    }
+    match same {
+        Same::No => return Fit::No,
+        Same::Unknown if program.is_some() && !same_name(wanted, candidate) => return Fit::No,
+        Same::Unknown if program.is_some() => return Fit::Unreadable,
+        Same::Unknown | Same::Inode | Same::Path => {}
+    }
+    if !wanted.matching.is_empty() {
+        return if matches(&wanted.matching, candidate) { Fit::Full } else { Fit::No };
+    }
+    if shows_arguments(wanted, &details.cmdline) {
+        Fit::Full
+    } else if is_rewritten(&details.cmdline) {
+        Fit::Rewritten
+    } else {
+        Fit::No
+    }
+}
+
+/// Chooses among all who fit somehow. A candidate's child is its worker and drops out.
+pub fn decide(fits: &[(Candidate<'_>, Fit)]) -> Verdict {
+    let is_candidate = |pid: Pid| fits.iter().any(|(other, _)| other.instance.pid == pid);
+    let masters: Vec<_> = fits.iter().filter(|(one, _)| !is_candidate(one.parent)).collect();
+    let full: Vec<_> = masters.iter().filter(|(_, fit)| *fit == Fit::Full).collect();
+    match (full.as_slice(), masters.as_slice()) {
+        ([(one, _)], _) => Verdict::One(one.instance),
+        ([], []) => Verdict::None,
+        _ => unclear(&masters),
+    }
+}
+
+fn unclear(masters: &[&(Candidate<'_>, Fit)]) -> Verdict {
+    let among: Vec<Instance> = masters.iter().map(|(one, _)| one.instance).collect();
+    let (first, fit) = masters[0];
+    let others = match among.len() - 1 {
+        0 => String::new(),
+        1 => format!(" or {}", among[1]),
+        more => format!(" or one of {more} others"),
+    };
+    let shown = shown(&first.details.cmdline);
+    let way_out = match fit {
+        Fit::Unreadable => "its program file may not be read; say match.cmdline",
+        _ => "say match.cmdline",
+    };
+    let reason = format!("{}{others} may be it (\"{shown}\"); {way_out}", first.instance);
+    Verdict::Unclear { reason, among }
+}
+
+/// How many characters of a command line a message shows.
+const SHOWN_MAX: usize = 80;
+
+/// A command line fit for a message: one line, no control characters, not too long.
+#[must_use]
+pub fn shown(cmdline: &[u8]) -> String {
+    let line = joined(cmdline);
+    let mut shown: String = String::from_utf8_lossy(&line)
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .take(SHOWN_MAX)
+        .collect();
+    if shown.len() < line.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Same {
+    No,
+    /// No file is asked for, or it may not be read.
+    Unknown,
+    Path,
+    Inode,
+}
+
+fn same_file(program: &Program, exe: &Exe) -> Same {
+    match exe {
+        Exe::File(id, _) if program.file == Some(*id) => Same::Inode,
+        Exe::File(_, path) if *path == program.path => Same::Path,
+        Exe::File(..) | Exe::Gone => Same::No,
+        Exe::Unreadable => Same::Unknown,
+    }
+}
+
+/// A hint only, for raising doubt: `comm` is the first 15 bytes of the file's name, a script's own.
+fn same_name(wanted: &Wanted, candidate: &Candidate<'_>) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(program) = wanted.program() else { return false };
+    let file = program.path.file_name().map(OsStrExt::as_bytes);
+    let names = [program.script.as_deref(), file];
+    names.iter().flatten().any(|name| name[..name.len().min(15)] == *candidate.comm.as_bytes())
+}
+
+fn matches(matching: &Matching, candidate: &Candidate<'_>) -> bool {
+    let comm = matching.comm.as_ref().is_none_or(|comm| comm == candidate.comm);
+    let line = || joined(&candidate.details.cmdline);
+    comm && matching.cmdline.as_ref().is_none_or(|pattern| pattern.0.is_match(&line()))
+}
+
+/// Whether the arguments stand in the command line as whole words in a row; after a script's name.
+fn shows_arguments(wanted: &Wanted, cmdline: &[u8]) -> bool {
+    let shown: Vec<&[u8]> = words(cmdline).collect();
+    let starts_at = |at: usize| {
+        shown.len() - at >= wanted.args.len()
+            && shown[at..].iter().zip(&wanted.args).all(|(shown, arg)| shown == arg)
+    };
+    match &wanted.files.program.script {
+        None => (1..=shown.len()).any(starts_at),
+        Some(name) => (0..shown.len()).any(|at| names_file(shown[at], name) && starts_at(at + 1)),
+    }
+}
+
+fn names_file(word: &[u8], name: &[u8]) -> bool {
+    word.strip_suffix(name).is_some_and(|front| front.is_empty() || front.ends_with(b"/"))
+}
+
+/// A program that writes a title over its command line leaves blanks where exec leaves NULs, or
+/// nothing at all.
+fn is_rewritten(cmdline: &[u8]) -> bool {
+    let first = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();
+    first.is_empty() || first.contains(&b' ')
+}
+
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| matches!(byte, 0 | b' ')).filter(|word| !word.is_empty())
+}
+
+fn joined(cmdline: &[u8]) -> Vec<u8> {
+    words(cmdline).collect::<Vec<_>>().join(&b' ')
+}
+
+/// Looks for one entry's process among the living. `claimed` tells the instances of other entries.
+pub fn resolve(process: &Process, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> Verdict {
+    match program::wanted(process) {
+        Ok(wanted) => search(&wanted, table, claimed),
+        Err(reason) => Verdict::Unclear { reason, among: Vec::new() },
+    }
+}
+
+/// Looks for the processes of many entries over one snapshot, the most specific entry first, so
+/// that each instance belongs to one of them. Verdicts come in the order of `processes`.
+#[must_use]
+pub fn resolve_all(
+    processes: &[Arc<Process>],
+    table: &Table,
+    claimed: &dyn Fn(Instance) -> bool,
+) -> Vec<Verdict> {
+    let wanted: Vec<_> = processes.iter().map(|process| program::wanted(process)).collect();
+    let mut order: Vec<usize> = (0..processes.len()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(wanted[*at].as_ref().ok().map(Wanted::specificity)));
+    let mut taken: HashSet<Instance> = HashSet::new();
+    // Whom a more specific entry could not make up its mind about is not the next one's either.
+    let mut doubted: HashMap<Instance, String> = HashMap::new();
+    let mut verdicts = vec![Verdict::None; processes.len()];
+    for at in order {
+        let found = match &wanted[at] {
+            Ok(wanted) => search(wanted, table, &|one| claimed(one) || taken.contains(&one)),
+            Err(reason) => Verdict::Unclear { reason: reason.clone(), among: Vec::new() },
+        };
+        let verdict = match found {
+            Verdict::One(one) if doubted.contains_key(&one) => {
+                Verdict::Unclear { reason: doubted[&one].clone(), among: vec![one] }
+            }
+            found => found,
+        };
+        match &verdict {
+            Verdict::One(one) => {
+                taken.insert(*one);
+            }
+            Verdict::Unclear { reason, among } => {
+                for one in among {
+                    doubted.entry(*one).or_insert_with(|| reason.clone());
+                }
+            }
+            Verdict::None => {}
+        }
+        verdicts[at] = verdict;
+    }
+    verdicts
+}
+
+/// Judges one living process by itself, for a PID file that names it or a daemon that came out of
+/// a launch. That its session's leader is gone says nothing here: double-forking daemons are so.
+#[must_use]
+pub fn fits(wanted: &Wanted, row: &Row) -> Fit {
+    let Some(details) = row.details() else { return Fit::No };
+    fit(wanted, &candidate(row, details), own_depth())
+}
+
+fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> Verdict {
+    let depth = own_depth();
+    let judge = |row: &'_ Row| -> Fit {
+        match row.details() {
+            Some(details) if is_eligible(row, table) && !is_claimed(row, table, claimed) => {
+                fit(wanted, &candidate(row, details), depth)
+            }
+            _ => Fit::No,
+        }
+    };
+    let rows: Vec<&Row> = match wanted.program() {
+        Some(program) => table.running(program.file, &program.path).collect(),
+        None => table.rows().iter().collect(),
+    };
+    let fits: Vec<(Candidate<'_>, Fit)> = rows
+        .into_iter()
+        .map(|row| (row, judge(row)))
+        .filter(|(_, fit)| *fit != Fit::No)
+        .filter_map(|(row, fit)| Some((candidate(row, row.details()?), fit)))
+        .collect();
+    match decide(&fits) {
+        // It may have ended since the snapshot.
+        Verdict::One(one) if !table.row(one.pid).is_some_and(Row::is_current) => Verdict::None,
+        verdict => verdict,
+    }
+}
+
+/// Never meant, whatever they look like: PID 1, healer and its stages, kernel threads, and those
+/// whose session leader is gone, which are a dead instance's leftovers.
+fn is_eligible(row: &Row, table: &Table) -> bool {
+    let own = Pid(std::process::id().cast_signed());
+    let runs_healer = || table.row(own).is_some_and(|healer| healer.exe() == row.exe());
+    let stage = row.parent == own && runs_healer();
+    // A session of another PID namespace shows as 0: it cannot be told whether its leader lives.
+    let orphaned = row.session != Pid(0) && table.row(row.session).is_none();
+    row.instance.pid.0 > 1 && row.instance.pid != own && !row.kernel_thread && !stage && !orphaned
+}
+
+/// Whether it is another entry's instance, or a worker of one.
+fn is_claimed(row: &Row, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> bool {
+    let master = table.row(row.parent).filter(|parent| claimed(parent.instance));
+    claimed(row.instance) || master.is_some_and(|master| master.exe() == row.exe())
+}
+
+fn candidate<'a>(row: &'a Row, details: &'a Details) -> Candidate<'a> {
+    Candidate {
+        instance: row.instance,
+        parent: row.parent,
+        comm: &row.comm,
+        exe: row.exe(),
+        details,
+    }
+}
+
+/// How many PID namespaces deep healer itself lives; no process ever changes its own.
+fn own_depth() -> usize {
+    static DEPTH: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *DEPTH.get_or_init(|| {
+        let own = Row::read(Pid(std::process::id().cast_signed())).ok().flatten();
+        own.and_then(|row| row.details().map(|details| details.depth)).unwrap_or(1)
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Monitors watch processes and publish what they see of them.
