@@ -279,6 +279,8 @@ impl Lifecycle {
                 self.unclear(reason, wanted, now)
             }
             (Stage::Preparing, Input::Unclear { reason }) => self.unclear(reason, true, now),
+            // What the preparation found is gone again.
+            (Stage::Preparing, Input::Missing) => self.prepare(false),
 
             (Stage::Up { instance, .. }, Input::Ended { instance: ended, exit })
                 if *instance == ended =>

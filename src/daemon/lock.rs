@@ -1,0 +1,167 @@
+//! One healer per PID file directory: `healer.pid` is held locked, and says who holds it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+/// The lock; released and its file removed when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    // Holds the lock.
+    _file: File,
+}
+
+/// Why this healer does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// There is one already.
+    #[error("another healer{} holds {}; stop it, or set another pid_file_directory", by(holder), path.display())]
+    Held {
+        /// The lock file.
+        path: PathBuf,
+        /// Its PID, as far as the file tells.
+        holder: Option<u32>,
+    },
+    /// Others than root could put a PID file of their own there.
+    #[error("{} may be written by others than root: chown root it and chmod go-w it, or set another pid_file_directory", directory.display())]
+    Unsafe {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The system refuses.
+    #[error("cannot use {}; create it for healer, or set another pid_file_directory", path.display())]
+    System {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn by(holder: &Option<u32>) -> String {
+    holder.map_or_else(String::new, |pid| format!(" (PID {pid})"))
+}
+
+impl Lock {
+    /// Takes the lock in this directory, which is created where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError`].
+    pub fn take(directory: &Path, as_root: bool) -> Result<Self, LockError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| LockError::System { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(at(directory))?;
+        if as_root && !is_roots_alone(&fs::metadata(directory).map_err(at(directory))?) {
+            return Err(LockError::Unsafe { directory: directory.to_owned() });
+        }
+        let path = directory.join("healer.pid");
+        loop {
+            let mut file = open(&path).map_err(at(&path))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let mut text = String::new();
+                    // An unreadable holder is one that goes unnamed.
+                    let _ = file.read_to_string(&mut text);
+                    return Err(LockError::Held { path, holder: text.trim().parse().ok() });
+                }
+                Err(errno) => return Err(at(&path)(errno.into())),
+            }
+            // The one before may have removed the file between the opening and the lock.
+            if is_at(&file, &path) {
+                write(&mut file).map_err(at(&path))?;
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Removed while it is held: nobody else's can be hit. Left behind it would do no harm.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn is_roots_alone(directory: &fs::Metadata) -> bool {
+    directory.uid() == 0 && directory.mode() & 0o022 == 0
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let opened = file.metadata().map(identity).ok();
+    opened.is_some() && opened == fs::symlink_metadata(path).map(identity).ok()
+}
+
+fn write(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn as_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    #[test]
+    fn a_second_one_is_refused_naming_the_first_until_that_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Lock::take(directory.path(), as_root()).unwrap();
+        let refused = Lock::take(directory.path(), as_root()).unwrap_err().to_string();
+        let own = format!("another healer (PID {}) holds ", std::process::id());
+        assert!(refused.starts_with(&own), "{refused}");
+        drop(first);
+        assert!(!directory.path().join("healer.pid").exists());
+        Lock::take(directory.path(), as_root()).unwrap();
+    }
+
+    #[test]
+    fn a_file_left_by_a_crash_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("healer.pid");
+        fs::write(&path, "999999999999\n").unwrap();
+        let _lock = Lock::take(directory.path(), as_root()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused_to_root() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .unwrap();
+        let refused = Lock::take(directory.path(), true).unwrap_err();
+        assert!(matches!(refused, LockError::Unsafe { .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, directory.path().join("healer.pid")).unwrap();
+        assert!(Lock::take(directory.path(), as_root()).is_err());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    }
+}

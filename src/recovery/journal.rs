@@ -1,0 +1,59 @@
+//! The daemon's log of what recovery did: fixed messages, the data in fields, one line each.
+
+use tracing::{error, info, warn};
+
+use crate::clock;
+use crate::event::{Change, End, ProcessName, State, Time};
+
+/// Writes one change.
+pub fn write(process: &ProcessName, change: &Change) {
+    match change {
+        Change::Adopted(instance) => {
+            info!(%process, pid = instance.pid.0, "adopted a running instance");
+        }
+        Change::Ended { instance, exit } => {
+            let runtime_ms = exit.runtime.map(|runtime| millis(runtime.as_millis()));
+            let pid = instance.pid.0;
+            match exit.end {
+                Some(End::Code(0)) => info!(%process, pid, reason = %exit, runtime_ms, "ended"),
+                _ => warn!(%process, pid, reason = %exit, runtime_ms, "ended"),
+            }
+        }
+        Change::Started { instance, outage } => {
+            let outage_ms = outage.map(|outage| outage.as_secs_f64() * 1_000.0);
+            info!(%process, pid = instance.pid.0, outage_ms, "started");
+        }
+        Change::LaunchFailed { reason } => warn!(%process, %reason, "launch failed"),
+        Change::NodeFault { reason } => {
+            error!(%process, %reason, "this machine cannot start processes now; all launches wait");
+        }
+        Change::Moved { from, to } => moved(process, from, to),
+        Change::BreakerOpened { until, failures } => {
+            error!(%process, failures, wait_ms = until_ms(*until), "breaker opened");
+        }
+        Change::BreakerReopened { until } => {
+            error!(%process, wait_ms = until_ms(*until), "trial failed; breaker open again");
+        }
+        Change::BreakerClosed => info!(%process, "trial proved itself; breaker closed"),
+    }
+}
+
+fn moved(process: &ProcessName, from: &State, to: &State) {
+    match to {
+        State::Unknown { reason } => {
+            warn!(%process, %from, %to, %reason, "cannot tell; neither adopted nor started");
+        }
+        State::BackingOff { until } => {
+            info!(%process, %from, %to, wait_ms = until_ms(*until), "state changed");
+        }
+        _ => info!(%process, %from, %to, "state changed"),
+    }
+}
+
+fn until_ms(until: Time) -> u64 {
+    millis(until.since(clock::now()).as_millis())
+}
+
+fn millis(millis: u128) -> u64 {
+    u64::try_from(millis).unwrap_or(u64::MAX)
+}
