@@ -5,5 +5,6 @@
 // Words everyone uses.
 pub mod config;
 pub mod event;
+pub mod graph;
 // The data path, top to bottom.
 pub mod instance;
