@@ -3,8 +3,9 @@
 //! The modules in reading order; `docs/architecture.md` tells the story.
 
 // Words everyone uses: what is configured; who a process is, what was seen of it, how it ended.
-pub mod config;
 pub mod event;
+pub mod graph;
+pub mod config;
 
 // The data path, top to bottom. Monitors publish to the bus, recovery feeds the pure machines
 // (lifecycle, breaker) and has instances launched.
@@ -16,7 +17,12 @@ pub mod lifecycle;
 pub mod recovery;
 pub mod launch;
 
-// Around it: what reads a clock, what wakes recovery, what the operating system asks.
+// Around it: what reads a clock, what wakes recovery, what this machine lacks, what the operating
+// system and the operator ask.
 pub mod clock;
 pub mod wake;
+pub mod preflight;
 pub mod signals;
+pub mod logging;
+pub mod daemon;
+pub mod cli;

@@ -65,7 +65,7 @@ pub enum LoggingError {
 /// Lines still on their way are written when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Flush(Option<WorkerGuard>);
+pub struct Flush(#[expect(dead_code, reason = "kept to be dropped")] Option<WorkerGuard>);
 
 /// Starts logging. `$RUST_LOG` overrides the level.
 ///

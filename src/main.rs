@@ -1,11 +1,92 @@
 //! Exit codes and the printed error chain.
 
+use std::path::Path;
 use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Parser;
+use healer::cli::{Cli, Command};
+use healer::config::Reader;
+use healer::config::load::{LoadError, find, load};
+use healer::daemon;
+use healer::preflight::{self, HostFaults};
+
+/// The exit codes, after sysexits.h.
+mod code {
+    /// The arguments are wrong.
+    pub const USAGE: u8 = 64;
+    /// The configuration has file faults or, in `check`, host faults.
+    pub const FAULTS: u8 = 65;
+    /// There is no configuration, or it cannot be read or trusted.
+    pub const NO_CONFIGURATION: u8 = 66;
+    /// Anything else.
+    pub const SYSTEM: u8 = 71;
+}
 
 fn main() -> ExitCode {
     // Before anything else: the stage is this binary too, and has to be quick.
     if let Some(code) = healer::launch::stage::run_if_asked() {
         return code;
     }
-    ExitCode::SUCCESS
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_error = error.use_stderr();
+            // There is nobody left to tell if this fails.
+            let _ = error.print();
+            return if is_error { code::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("caused by: {cause}");
+            }
+            exit_code(&error).into()
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(LoadError::Faults(_)) => code::FAULTS,
+        Some(_) => code::NO_CONFIGURATION,
+        None if error.is::<HostFaults>() => code::FAULTS,
+        None => code::SYSTEM,
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Some(Command::Check { file_only, file }) => check(file.config.as_deref(), *file_only),
+        Some(Command::Demo | Command::DemoService) => bail!("not built yet"),
+        None => {
+            let reader = Reader::this_process(cli.stays_in_foreground());
+            let path = find(cli.file.config.as_deref(), reader.as_root)?;
+            if cli.print_config_path {
+                println!("{}", path.display());
+                return Ok(());
+            }
+            daemon::run(&path, &reader, cli.stays_in_foreground())
+        }
+    }
+}
+
+/// `healer check`: every file fault, or else every host fault.
+fn check(explicit: Option<&Path>, file_only: bool) -> anyhow::Result<()> {
+    let reader = Reader { file_only, ..Reader::this_process(true) };
+    let path = find(explicit, reader.as_root)?;
+    let mut loaded = load(&path, &reader)?;
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if !file_only {
+        HostFaults::none_of(preflight::look(&mut loaded.config))?;
+    }
+    let count = loaded.config.processes.len();
+    let processes = if count == 1 { "process" } else { "processes" };
+    println!("{}: {count} {processes}, no faults", path.display());
+    Ok(())
 }

@@ -1,7 +1,16 @@
 //! The configuration as the rest of healer uses it: validated, defaults applied, swapped whole.
 //!
-//! `file` is the shape of `config.yaml`, `check` turns that into a [`Config`] or into every file
-//! fault at once, `load` finds and reads the file. What depends on the machine is `preflight`'s.
+//! `load` finds and reads the file, under the rule of `ownership`. `file` is `config.yaml` as a tree
+//! of values, `section` reads it key by key, `check` turns it into a [`Config`] or into every file
+//! `fault` at once, `marks` finds their lines. What depends on the machine is `preflight`'s.
+
+pub mod check;
+pub mod fault;
+pub mod file;
+pub mod load;
+pub mod marks;
+pub mod ownership;
+pub mod section;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -12,6 +21,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{ProcessName, Signal};
+
+/// Who reads a configuration, where that decides what is permitted or what a default is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reader {
+    /// healer's effective user is root.
+    pub as_root: bool,
+    /// healer is PID 1.
+    pub as_pid1: bool,
+    /// Who called sudo, where healer stays in the foreground; such a user's file is accepted.
+    pub sudo_uid: Option<u32>,
+    /// Nothing but the file's text counts (`healer check --file-only`).
+    pub file_only: bool,
+}
 
 /// A whole configuration. `Process` entries are shared, so that a reload can tell "unchanged".
 #[derive(Clone, Debug, PartialEq)]

@@ -18,7 +18,7 @@ use crate::bus::{Bus, Received, Receiver};
 use crate::clock;
 use crate::config::{Config, Process};
 use crate::event::{
-    Change, Event, Exit, Instance, Observation, ProcessName, State, Time, What as Said,
+    Change, Event, Exit, Instance, Observation, ProcessName, State, What as Said,
 };
 use crate::instance::Held;
 use crate::instance::left::{self, Stuck};
@@ -191,17 +191,18 @@ impl Recovery {
     }
 
     fn obey(&mut self, command: Command) {
-        let (Command::Reload { done, .. } | Command::Ping { done }) = match command {
+        let done = match command {
+            Command::Ping { done } => done,
             Command::Reload { config, launcher, done } => {
                 self.launcher = launcher;
                 let orders = self.plan.reload(&config, clock::now());
                 self.perform(orders);
                 self.look_around();
-                return drop(done.send(()));
+                done
             }
-            ping @ Command::Ping { .. } => ping,
         };
-        drop(done.send(()));
+        // Whoever no longer waits for it need not know.
+        let _ = done.send(());
     }
 
     fn woken(&mut self, woken: Woken) -> io::Result<()> {
