@@ -228,10 +228,7 @@ mod tests {
             assert_eq!(breaker.failed(&POLICY, at(second)), Answer::Permit);
             breaker.running(at(second));
         }
-        assert_eq!(
-            breaker.failed(&POLICY, at(3)),
-            Answer::Opened { until: at(183), failures: 4 }
-        );
+        assert_eq!(breaker.failed(&POLICY, at(3)), Answer::Opened { until: at(183), failures: 4 });
     }
 
     #[test]

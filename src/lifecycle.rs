@@ -413,8 +413,7 @@ impl Lifecycle {
     /// The daemon that came out of a launch takes the place of the command that exited. It has
     /// what is left of that launch's time.
     fn replaced(&mut self, instance: Instance, launched_at: Time, now: Time) -> Vec<Action> {
-        self.stage =
-            Stage::Up { instance, since: now, ready: false, launched: Some(launched_at) };
+        self.stage = Stage::Up { instance, since: now, ready: false, launched: Some(launched_at) };
         vec![Action::Tell(Change::Started { instance, outage: None }), Action::Running]
     }
 
@@ -695,9 +694,9 @@ mod tests {
             (0..1_000).map(|n| delay(&policy, 5, Time(n * 7_919)).as_secs_f64()).collect();
         let (low, high) = (8.0 * (1.0 - share), 8.0 * (1.0 + share));
         assert!(delays.iter().all(|delay| (low - 1e-6..=high + 1e-6).contains(delay)));
-        let (least, most) = delays
-            .iter()
-            .fold((f64::MAX, 0.0_f64), |(least, most), delay| (least.min(*delay), most.max(*delay)));
+        let (least, most) = delays.iter().fold((f64::MAX, 0.0_f64), |(least, most), delay| {
+            (least.min(*delay), most.max(*delay))
+        });
         assert!(most - least >= (high - low) * 0.9, "{least}..{most} hardly varies");
     }
 

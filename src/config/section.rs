@@ -215,7 +215,9 @@ impl<'a> Item<'a> {
         };
         match (self.value, self.value.to_i128()) {
             (Value::Num(..), Some(number)) => within(number),
-            (Value::Num(..), None) if self.value.to_u128().is_some() => within(i128::MAX),
+            (Value::Num(..), None) if self.value.to_u128().is_some() => {
+                within(self.value.to_u128().and_then(|n| n.try_into().ok()).unwrap_or(i128::MAX))
+            }
             _ => self.expected("a whole number"),
         }
     }

@@ -1,6 +1,6 @@
 //! The daemon's log of what recovery did: fixed messages, the data in fields, one line each.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock;
 use crate::event::{Change, End, ProcessName, State, Time};
@@ -38,15 +38,19 @@ pub fn write(process: &ProcessName, change: &Change) {
     }
 }
 
+/// Most moves are told by what led to them: an end, a start, the breaker.
 fn moved(process: &ProcessName, from: &State, to: &State) {
     match to {
         State::Unknown { reason } => {
-            warn!(%process, %from, %to, %reason, "cannot tell; neither adopted nor started");
+            warn!(%process, %from, %reason, "cannot tell which process is meant");
         }
         State::BackingOff { until } => {
-            info!(%process, %from, %to, wait_ms = until_ms(*until), "state changed");
+            info!(%process, wait_ms = until_ms(*until), "backing off before the next start");
         }
-        _ => info!(%process, %from, %to, "state changed"),
+        State::Down => info!(%process, "down; autostart is off"),
+        State::Finished => info!(%process, "finished; restart says to leave it so"),
+        State::Up { instance, ready: true } => info!(%process, pid = instance.pid.0, "ready"),
+        _ => debug!(%process, %from, %to, "state changed"),
     }
 }
 

@@ -17,9 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::bus::{Bus, Received, Receiver};
 use crate::clock;
 use crate::config::{Config, Process};
-use crate::event::{
-    Change, Event, Exit, Instance, Observation, ProcessName, State, What as Said,
-};
+use crate::event::{Change, Event, Exit, Instance, Observation, ProcessName, State, What as Said};
 use crate::instance::Held;
 use crate::instance::left::{self, Stuck};
 use crate::instance::reaper::{self, Reaper};
@@ -311,7 +309,8 @@ impl Recovery {
     }
 
     fn see(&self, processes: &[Arc<Process>]) -> Vec<Sight> {
-        let launched = |name: &ProcessName| self.slots.get(name)?.last.map(|(instance, _)| instance);
+        let launched =
+            |name: &ProcessName| self.slots.get(name)?.last.map(|(instance, _)| instance);
         sight::see(processes, &|instance| self.owners.contains_key(&instance), &launched)
     }
 
@@ -394,7 +393,10 @@ impl Recovery {
         match last {
             Some(last) if !left.is_empty() => {
                 let stop = process.stop;
-                self.start_task(name, async move { Outcome::Cleared(left::clear(last, stop).await) });
+                self.start_task(
+                    name,
+                    async move { Outcome::Cleared(left::clear(last, stop).await) },
+                );
             }
             _ => self.feed(name, Input::Prepared),
         }

@@ -45,11 +45,7 @@ pub fn see(
 }
 
 /// Whether orphans of healer live that started no earlier than `launched` and are unknown.
-pub fn orphans_since(
-    launched: Instance,
-    table: &Table,
-    known: &dyn Fn(Instance) -> bool,
-) -> bool {
+pub fn orphans_since(launched: Instance, table: &Table, known: &dyn Fn(Instance) -> bool) -> bool {
     let own = Pid(std::process::id().cast_signed());
     table.rows().iter().any(|row| {
         row.parent == own

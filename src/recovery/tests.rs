@@ -192,9 +192,7 @@ impl World {
                 record.counted = std::mem::take(&mut record.failed);
             }
             What::Tell(Change::Ended { .. } | Change::LaunchFailed { .. }) => record.failed = true,
-            What::Tell(
-                Change::BreakerOpened { until, .. } | Change::BreakerReopened { until },
-            ) => {
+            What::Tell(Change::BreakerOpened { until, .. } | Change::BreakerReopened { until }) => {
                 assert!(until.since(now) >= policy.cooldown, "{name}: Open for too short a time");
                 record.breaker = Phase::Open(*until);
                 record.restarts.clear();
