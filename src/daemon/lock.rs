@@ -19,7 +19,7 @@ pub struct Lock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// There is one already.
-    #[error("another healer{} holds {}; stop it, or set another pid_file_directory", by(holder), path.display())]
+    #[error("another healer{} holds {}; stop it, or set another pid_file_directory", by(*holder), path.display())]
     Held {
         /// The lock file.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum LockError {
     },
 }
 
-fn by(holder: &Option<u32>) -> String {
+fn by(holder: Option<u32>) -> String {
     holder.map_or_else(String::new, |pid| format!(" (PID {pid})"))
 }
 

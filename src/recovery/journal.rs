@@ -14,9 +14,10 @@ pub fn write(process: &ProcessName, change: &Change) {
         Change::Ended { instance, exit } => {
             let runtime_ms = exit.runtime.map(|runtime| millis(runtime.as_millis()));
             let pid = instance.pid.0;
-            match exit.end {
-                Some(End::Code(0)) => info!(%process, pid, reason = %exit, runtime_ms, "ended"),
-                _ => warn!(%process, pid, reason = %exit, runtime_ms, "ended"),
+            if exit.end == Some(End::Code(0)) {
+                info!(%process, pid, reason = %exit, runtime_ms, "ended");
+            } else {
+                warn!(%process, pid, reason = %exit, runtime_ms, "ended");
             }
         }
         Change::Started { instance, outage } => {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::error;
 
 use crate::bus::{Bus, Received, Receiver};
 use crate::clock;
@@ -35,6 +36,8 @@ mod sight;
 #[cfg(test)]
 mod tests;
 
+/// When to try again to watch what could not be watched.
+const REWATCH: Duration = Duration::from_secs(1);
 /// How many commands may wait; more than ever do.
 const COMMANDS: usize = 16;
 
@@ -46,7 +49,7 @@ pub struct Handle {
 
 #[derive(Debug)]
 enum Command {
-    Reload { config: Arc<Config>, launcher: Launcher, done: oneshot::Sender<()> },
+    Reload { config: Arc<Config>, launcher: Box<Launcher>, done: oneshot::Sender<()> },
     Ping { done: oneshot::Sender<()> },
 }
 
@@ -62,6 +65,7 @@ impl Handle {
     ///
     /// [`Gone`].
     pub async fn reload(&self, config: Arc<Config>, launcher: Launcher) -> Result<(), Gone> {
+        let launcher = Box::new(launcher);
         self.send(|done| Command::Reload { config, launcher, done }).await
     }
 
@@ -98,6 +102,8 @@ pub struct Recovery {
     /// Which instance each watched pidfd belongs to.
     tokens: HashMap<u64, Instance>,
     next_token: u64,
+    /// Guarded, but the kernel had no room to watch their pidfds yet.
+    unwatched: Vec<ProcessName>,
     tasks: JoinSet<(ProcessName, u64, Outcome)>,
     /// Looks that are asked for and not yet done: one pass over `/proc` serves them all.
     looks: Vec<ProcessName>,
@@ -149,6 +155,7 @@ impl Recovery {
             owners: HashMap::new(),
             tokens: HashMap::new(),
             next_token: 0,
+            unwatched: Vec::new(),
             tasks: JoinSet::new(),
             looks: Vec::new(),
         };
@@ -184,7 +191,8 @@ impl Recovery {
                 received = self.observations.recv() => self.observe(received),
             }
             self.look_around();
-            self.wake.set_alarm(self.plan.next_deadline())?;
+            let again = (!self.unwatched.is_empty()).then(|| clock::now().after(REWATCH));
+            self.wake.set_alarm(self.plan.next_deadline().into_iter().chain(again).min())?;
         }
     }
 
@@ -192,7 +200,7 @@ impl Recovery {
         let done = match command {
             Command::Ping { done } => done,
             Command::Reload { config, launcher, done } => {
-                self.launcher = launcher;
+                self.launcher = *launcher;
                 let orders = self.plan.reload(&config, clock::now());
                 self.perform(orders);
                 self.look_around();
@@ -206,6 +214,9 @@ impl Recovery {
     fn woken(&mut self, woken: Woken) -> io::Result<()> {
         match woken {
             Woken::Alarm => {
+                for name in std::mem::take(&mut self.unwatched) {
+                    self.watch(&name);
+                }
                 let orders = self.plan.on_time(clock::now());
                 self.perform(orders);
             }
@@ -355,14 +366,21 @@ impl Recovery {
     fn take_hold(&mut self, name: &ProcessName, held: Held, child: bool) {
         let token = self.next_token;
         self.next_token += 1;
-        if let Err(error) = self.wake.watch(&held, token) {
-            tracing::error!(process = %name, %error, "cannot watch a pidfd; raise fs.epoll.max_user_watches");
-        }
         self.tokens.insert(token, held.instance());
         self.owners.insert(held.instance(), name.clone());
         let slot = self.slots.entry(name.clone()).or_default();
         slot.last = Some((held.instance(), child));
         slot.guarded = Some(Guarded { held, token });
+        self.watch(name);
+    }
+
+    fn watch(&mut self, name: &ProcessName) {
+        let slot = self.slots.get(name).and_then(|slot| slot.guarded.as_ref());
+        let Some(Guarded { held, token }) = slot else { return };
+        if let Err(error) = self.wake.watch(held, *token) {
+            error!(process = %name, %error, "cannot watch a pidfd; raise fs.epoll.max_user_watches");
+            self.unwatched.push(name.clone());
+        }
     }
 
     /// Makes sure that no instance runs and that nothing is left of the last one.
