@@ -97,6 +97,9 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    // The runtime's handler looks for a stack overflow first, and survives one `kill -SEGV`.
+    // SAFETY: SIG_DFL runs no handler.
+    unsafe { signal(Signal::SIGSEGV, SigHandler::SigDfl) }.unwrap();
     if options.daemonize {
         leave_parent();
         setsid().unwrap();
@@ -149,9 +152,6 @@ fn main() -> ExitCode {
         thread::sleep(options.after);
     }
     if options.segv {
-        // The runtime's own handler would first look for a stack overflow.
-        // SAFETY: SIG_DFL runs no handler.
-        unsafe { signal(Signal::SIGSEGV, SigHandler::SigDfl) }.unwrap();
         raise(Signal::SIGSEGV).unwrap();
     }
     if let Some(code) = options.exit {

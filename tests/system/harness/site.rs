@@ -111,6 +111,7 @@ impl Site {
     pub fn healer(&self) -> Command {
         let mut command = command(daemon());
         command.arg("-c").arg(self.config()).env("NOTIFY_SOCKET", self.notify.path());
+        command.current_dir(self.path());
         command
     }
 
