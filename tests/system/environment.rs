@@ -165,8 +165,8 @@ fn unknown_user_and_group_are_never_started() {
     let guarded = site.service("guarded");
     let healer = site.guard([&user, &group, &guarded]);
     guarded.running(1);
-    healer.until_said(&[("level", "ERROR"), ("process", "user")]);
-    healer.until_said(&[("level", "ERROR"), ("process", "group")]);
+    healer.until_warned_of("user");
+    healer.until_warned_of("group");
     throughout(Duration::from_millis(500), "neither was started", || {
         user.starts().is_empty() && group.starts().is_empty()
     });

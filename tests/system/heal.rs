@@ -113,7 +113,7 @@ fn command_that_is_missing_is_counted_and_healed_once_it_is_there() {
     let other = site.service("other");
     let healer = site.guard([&service, &other]);
     other.running(1);
-    healer.until_said(&[("level", "ERROR"), ("process", "late")]);
+    healer.until_warned_of("late");
     fs::copy(program(), &command).unwrap();
     service.running(1);
 }

@@ -100,6 +100,15 @@ impl Healer<'_> {
             .collect()
     }
 
+    /// Waits for a line that warns of a process.
+    pub fn until_warned_of(&self, process: &str) {
+        eventually(&format!("healer warns of {process}"), || {
+            ["WARN", "ERROR"]
+                .iter()
+                .any(|level| !self.said(&[("level", level), ("process", process)]).is_empty())
+        });
+    }
+
     /// Waits for such a line.
     pub fn until_said(&self, fields: &[(&str, &str)]) {
         eventually(&format!("healer's log has {fields:?}"), || !self.said(fields).is_empty());

@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
+use std::{iter, thread};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -145,8 +145,10 @@ impl Site {
 
     /// What every daemon of this site has said, daemonised or not.
     pub fn log_text(&self) -> String {
-        [self.file("healer.stderr"), self.file("log/healer.log")]
-            .iter()
+        let daily = fs::read_dir(self.file("log")).into_iter().flatten();
+        let daily = daily.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+        iter::once(self.file("healer.stderr"))
+            .chain(daily)
             .filter_map(|path| fs::read(path).ok())
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .collect()
