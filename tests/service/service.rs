@@ -1,0 +1,224 @@
+//! The guarded program of the system tests: behaves as its options say, and leaves witnesses.
+//!
+//! Each start appends one line `PID BOOTTIME_NS alone|beside` to its `--journal`; `beside` says
+//! that another instance still held the journal's lock, so two were alive at one time. Started by
+//! `tests/system`, through healer or by hand.
+
+#![expect(unsafe_code, reason = "forks, and ends single threads, as only a test program should")]
+#![expect(clippy::unwrap_used, reason = "a test program fails by panicking")]
+
+mod dump;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{env, thread};
+
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork, getpid, setsid};
+use rustix::fs::{FlockOperation, flock};
+use rustix::time::{ClockId, clock_gettime};
+
+/// What it does; options that are not given do nothing.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each switch of the command line")]
+struct Options {
+    /// `--journal FILE`: the witness of every start.
+    journal: Option<PathBuf>,
+    /// `--exit CODE`: ends by itself.
+    exit: Option<u8>,
+    /// `--segv`: ends by SIGSEGV.
+    segv: bool,
+    /// `--after MS`: how long it lives before `--exit` or `--segv`.
+    after: Duration,
+    /// `--pid-file PATH`: written beside and renamed.
+    pid_file: Option<PathBuf>,
+    /// `--pid-file-in-place`: written into the file itself.
+    pid_file_in_place: bool,
+    /// `--pid-file-after MS`: written so late.
+    pid_file_after: Duration,
+    /// `--daemonize`: fork, setsid, fork; both parents exit 0.
+    daemonize: bool,
+    /// `--fork`: fork once; the parent exits 0, the child stays in the session.
+    fork: bool,
+    /// `--setsid`: leads a session of its own, as a daemon that someone started by hand does.
+    setsid: bool,
+    /// `--listen PORT`: on 127.0.0.1, without SO_REUSEADDR's cousins; exits 98 where it is taken.
+    listen: Option<u16>,
+    /// `--workers N`: forked children that hold whatever it holds, and live until killed.
+    workers: u32,
+    /// `--ignore-term`: SIGTERM does nothing to it and its workers.
+    ignore_term: bool,
+    /// `--leader-exits`: the main thread ends, another lives on.
+    leader_exits: bool,
+    /// `--orphans N`: leaves so many short-lived orphans behind, as fast as it can.
+    orphans: u32,
+    /// `--dump FILE`: what it was given, as JSON.
+    dump: Option<PathBuf>,
+}
+
+impl Options {
+    fn parse() -> Self {
+        let mut options = Self::default();
+        let mut words = env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().unwrap();
+            let millis = |text: String| Duration::from_millis(text.parse().unwrap());
+            match word.as_str() {
+                "--journal" => options.journal = Some(value().into()),
+                "--exit" => options.exit = Some(value().parse().unwrap()),
+                "--segv" => options.segv = true,
+                "--after" => options.after = millis(value()),
+                "--pid-file" => options.pid_file = Some(value().into()),
+                "--pid-file-in-place" => options.pid_file_in_place = true,
+                "--pid-file-after" => options.pid_file_after = millis(value()),
+                "--daemonize" => options.daemonize = true,
+                "--fork" => options.fork = true,
+                "--setsid" => options.setsid = true,
+                "--listen" => options.listen = Some(value().parse().unwrap()),
+                "--workers" => options.workers = value().parse().unwrap(),
+                "--ignore-term" => options.ignore_term = true,
+                "--leader-exits" => options.leader_exits = true,
+                "--orphans" => options.orphans = value().parse().unwrap(),
+                "--dump" => options.dump = Some(value().into()),
+                // Tells instances of one command apart in /proc.
+                "--tag" => drop(value()),
+                other => panic!("unknown option {other}"),
+            }
+        }
+        options
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    // The runtime's handler looks for a stack overflow first, and survives one `kill -SEGV`.
+    // SAFETY: SIG_DFL runs no handler.
+    unsafe { signal(Signal::SIGSEGV, SigHandler::SigDfl) }.unwrap();
+    if options.daemonize {
+        leave_parent();
+        setsid().unwrap();
+        leave_parent();
+    }
+    if options.fork {
+        leave_parent();
+    }
+    if options.setsid {
+        setsid().unwrap();
+    }
+    // Held until the last process that inherited it is gone.
+    let _lock = options.journal.as_deref().map(witness);
+    // Nobody may be reading any more.
+    let _ = writeln!(std::io::stdout(), "started {}", getpid());
+    if options.ignore_term {
+        // SAFETY: SIG_IGN runs no handler.
+        unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
+    }
+    let listener = match options.listen.map(|port| TcpListener::bind(("127.0.0.1", port))) {
+        Some(Err(_)) => return ExitCode::from(98),
+        Some(Ok(listener)) => Some(listener),
+        None => None,
+    };
+    for _ in 0..options.workers {
+        if fork_child() {
+            sleep_forever();
+        }
+    }
+    if let Some(path) = &options.pid_file {
+        thread::sleep(options.pid_file_after);
+        write_pid_file(path, options.pid_file_in_place);
+    }
+    if let Some(path) = &options.dump {
+        dump::write(path);
+    }
+    for _ in 0..options.orphans {
+        leave_orphan();
+    }
+    if let Some(listener) = listener {
+        thread::spawn(move || answer(&listener));
+    }
+    if options.leader_exits {
+        thread::spawn(sleep_forever);
+        // As pthread_exit(3), without its unwinding, which Rust's frames refuse.
+        // SAFETY: nothing on this stack is used by another thread, and nothing needs dropping.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+    if options.segv || options.exit.is_some() {
+        thread::sleep(options.after);
+    }
+    if options.segv {
+        raise(Signal::SIGSEGV).unwrap();
+    }
+    if let Some(code) = options.exit {
+        return ExitCode::from(code);
+    }
+    sleep_forever()
+}
+
+/// Appends this start's line, and takes the journal's lock if no other instance has it.
+fn witness(path: &Path) -> File {
+    let mut journal = File::options().append(true).create(true).open(path).unwrap();
+    let alone = flock(&journal, FlockOperation::NonBlockingLockExclusive).is_ok();
+    let now = clock_gettime(ClockId::Boottime);
+    let nanos = now.tv_sec * 1_000_000_000 + now.tv_nsec;
+    let line = format!("{} {nanos} {}\n", getpid(), if alone { "alone" } else { "beside" });
+    assert_eq!(journal.write(line.as_bytes()).unwrap(), line.len(), "one write is one line");
+    journal
+}
+
+fn write_pid_file(path: &Path, in_place: bool) {
+    let text = format!("{}\n", getpid());
+    if in_place {
+        fs::write(path, text).unwrap();
+    } else {
+        let beside = path.with_extension("tmp");
+        fs::write(&beside, text).unwrap();
+        fs::rename(&beside, path).unwrap();
+    }
+}
+
+/// Goes on in a child, while the parent exits 0.
+fn leave_parent() {
+    if !fork_child() {
+        // SAFETY: _exit(2) has no conditions; nothing is to be flushed.
+        unsafe { libc::_exit(0) };
+    }
+}
+
+/// Whether this is the child.
+fn fork_child() -> bool {
+    // SAFETY: called while there is one thread only, so the child may do what it likes.
+    matches!(unsafe { fork() }.unwrap(), ForkResult::Child)
+}
+
+/// Leaves a grandchild that ends at once, its parent already gone or about to be.
+fn leave_orphan() {
+    // SAFETY: called while there is one thread only; the children only fork and exit.
+    if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+        waitpid(child, None).unwrap();
+        return;
+    }
+    // SAFETY: as above.
+    let _ = unsafe { fork() };
+    // SAFETY: _exit(2) has no conditions; both children end here.
+    unsafe { libc::_exit(0) };
+}
+
+/// Sends each caller this process's PID.
+fn answer(listener: &TcpListener) {
+    assert!(listener.as_raw_fd() > 2, "the standard streams must be open");
+    for mut caller in listener.incoming().flatten() {
+        let _ = writeln!(caller, "{}", getpid());
+    }
+}
+
+fn sleep_forever() -> ! {
+    loop {
+        thread::park();
+    }
+}

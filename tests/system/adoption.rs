@@ -1,0 +1,99 @@
+//! What runs already is taken over, not doubled; what healer leaves, it leaves alive.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::{Site, command, eventually, is_root, program, skip, throughout, wait};
+
+#[test]
+fn running_instance_is_adopted_and_left_alive_when_healer_stops() {
+    let site = Site::new();
+    let service = site.service("found");
+    let found = site.start_by_hand(&service);
+    let healer = site.guard([&service]);
+    throughout(Duration::from_millis(500), "it was not doubled", || service.starts().len() == 1);
+    healer.stop();
+    throughout(Duration::from_millis(300), "it lives on", || service.living() == [found.clone()]);
+    let _healer = site.start();
+    service.kill(Signal::KILL);
+    service.running(2);
+}
+
+#[test]
+fn same_program_with_other_arguments_is_not_adopted() {
+    let site = Site::new();
+    let other = site.service("other").args(["--tag", "other"]);
+    let twin = site.start_by_hand(&other);
+    let service = site.service("own").args(["--tag", "own"]);
+    let _healer = site.guard([&service]);
+    service.running(1);
+    service.kill(Signal::KILL);
+    service.running(2);
+    assert_eq!(other.living(), [twin]);
+}
+
+#[test]
+fn killed_healer_is_succeeded_by_one_that_adopts_the_living_and_heals_the_dead() {
+    let site = Site::new();
+    let services = ["a", "b", "c"].map(|name| site.service(name));
+    let [a, b, c] = &services;
+    let c = c.clone().with_pid_file();
+    let healer = site.guard([a, b, &c]);
+    let (first_a, first_c) = (a.running(1), c.running(1));
+    b.running(1);
+    healer.end_by(Signal::KILL);
+    b.kill(Signal::KILL);
+    eventually("b is dead", || b.living().is_empty());
+    let _healer = site.start();
+    b.running(2);
+    assert_eq!((a.running(1), c.running(1)), (first_a, first_c));
+    // Adopted is guarded.
+    a.kill(Signal::KILL);
+    c.kill(Signal::KILL);
+    a.running(2);
+    c.running(2);
+}
+
+#[test]
+fn healers_killed_again_and_again_double_nothing() {
+    let site = Site::new();
+    let services: Vec<_> = (0..10).map(|number| site.service(&format!("s{number}"))).collect();
+    site.configure(&services);
+    for _ in 0..5 {
+        // In the middle of the launches, the first time.
+        site.start().end_by(Signal::KILL);
+    }
+    let _healer = site.start();
+    for service in &services {
+        eventually("it runs", || service.living().len() == 1);
+        service.assert_never_two();
+    }
+}
+
+#[test]
+fn twin_in_a_container_is_not_adopted() {
+    if !is_root() {
+        return skip("a PID namespace of its own needs root");
+    }
+    let site = Site::new();
+    let service = site.service("twin");
+    let mut container = command("/usr/bin/unshare")
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .arg(program())
+        .args(service.words())
+        .current_dir(site.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the twin runs", || service.starts().len() == 1);
+    // By its names, the twin is the service; unshare's own command line says the same words.
+    let twins = service.living().len();
+    let healer = site.guard([&service]);
+    eventually("one of healer's own runs", || service.living().len() == twins + 1);
+    assert_eq!(service.starts().len(), 2);
+    healer.stop();
+    container.kill().unwrap();
+    wait(&mut container);
+}

@@ -1,0 +1,251 @@
+//! healer's own life: signals, one at a time, daemonising, exit codes, the command line.
+
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rstest::rstest;
+use rustix::process::Signal;
+
+use crate::harness::{
+    DEADLINE, Living, Site, eventually, eventually_some, is_root, kill, throughout,
+};
+
+/// Runs a command that is to end by itself.
+fn run(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (sender, output) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+    output.recv_timeout(DEADLINE).expect("it ends, and nobody keeps its output open")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[rstest]
+#[case::term(Signal::TERM)]
+#[case::int(Signal::INT)]
+fn polite_signals_end_healer_within_a_second_and_leave_processes_alive(#[case] signal: Signal) {
+    let site = Site::new();
+    let services = ["a", "b"].map(|name| site.service(name));
+    let healer = site.guard(&services);
+    let before: Vec<Living> = services.iter().map(|service| service.running(1)).collect();
+    let asked = Instant::now();
+    let status = healer.end_by(signal);
+    assert!(asked.elapsed() < Duration::from_secs(1), "took {:?}", asked.elapsed());
+    assert_eq!(status.code(), Some(0), "{status}");
+    throughout(Duration::from_millis(300), "all live on", || {
+        services.iter().zip(&before).all(|(service, first)| service.living() == [first.clone()])
+    });
+}
+
+#[test]
+fn stop_during_launches_leaves_whole_processes_and_starts_no_more() {
+    let site = Site::new();
+    let services: Vec<_> = (0..50).map(|number| site.service(&format!("s{number}"))).collect();
+    site.configure(&services);
+    let healer = site.spawn(site.healer().arg("--foreground"));
+    eventually("the first launches are done", || !services[0].starts().is_empty());
+    let asked = Instant::now();
+    let status = healer.end_by(Signal::TERM);
+    assert!(asked.elapsed() < Duration::from_secs(1), "took {:?}", asked.elapsed());
+    assert_eq!(status.code(), Some(0), "{status}");
+    // A launch that had its `go` may still reach its exec.
+    eventually("stages are gone", || {
+        site.living().iter().all(|process| services.iter().any(|service| service.is(process)))
+    });
+    let started = || services.iter().map(|service| service.starts().len()).sum::<usize>();
+    let count = started();
+    throughout(Duration::from_millis(300), "none is started", || started() == count);
+    // The next healer starts exactly the missing ones.
+    let _healer = site.start();
+    for service in &services {
+        service.running(1);
+    }
+}
+
+#[test]
+fn hangup_as_early_as_it_is_caught_does_no_harm() {
+    let site = Site::new();
+    let service = site.service("web");
+    site.configure([&service]);
+    let mut healer = site.spawn(site.healer().arg("--foreground"));
+    let pid = healer.pid();
+    eventually("SIGHUP is caught", || catches(pid, 1));
+    for _ in 0..5 {
+        healer.signal(Signal::HUP);
+    }
+    service.running(1);
+    throughout(Duration::from_millis(300), "once", || service.starts().len() == 1);
+    healer.assert_running();
+}
+
+/// Whether the process has a handler for a signal number.
+fn catches(pid: i32, signal: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal - 1) & 1 == 1
+}
+
+#[test]
+fn second_healer_refuses_to_start_and_names_the_first() {
+    let site = Site::new();
+    let service = site.service("web");
+    let mut healer = site.guard([&service]);
+    let first = service.running(1);
+    for arguments in [&["--foreground"][..], &[]] {
+        let second = run(site.healer().args(arguments));
+        assert!(!second.status.success());
+        let said = stderr(&second);
+        assert!(said.contains(&healer.pid().to_string()), "{said}");
+    }
+    healer.assert_running();
+    assert_eq!(service.living(), [first]);
+}
+
+#[test]
+fn pid_file_of_a_killed_healer_stops_nobody() {
+    let site = Site::new();
+    let service = site.service("web");
+    let healer = site.guard([&service]);
+    service.running(1);
+    healer.end_by(Signal::KILL);
+    let healer = site.start();
+    let named = fs::read_to_string(site.file("run/healer.pid")).unwrap();
+    assert_eq!(named.trim(), healer.pid().to_string());
+}
+
+#[test]
+fn daemonised_start_returns_when_ready_and_the_pid_file_names_the_daemon() {
+    let site = Site::new();
+    let service = site.service("web");
+    site.configure([&service]);
+    // Its output ends only when the daemon has closed the descriptors it was given.
+    let output = run(&mut site.healer());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let pid = fs::read_to_string(site.file("run/healer.pid")).unwrap().trim().parse().unwrap();
+    let daemon = Living::read(pid).expect("healer.pid names a living process");
+    assert!(daemon.has(site.config()), "{daemon:?}");
+    service.running(1);
+    service.kill(Signal::KILL);
+    service.running(2);
+    assert!(kill(&daemon, Signal::TERM));
+    eventually("the daemon ended", || Living::read(pid).as_ref() != Some(&daemon));
+    service.running(2);
+}
+
+#[test]
+fn environment_can_keep_healer_in_the_foreground() {
+    let site = Site::new();
+    let service = site.service("web");
+    site.configure([&service]);
+    let mut healer = site.spawn(site.healer().env("HEALER_NO_DAEMON", "1"));
+    service.running(1);
+    healer.assert_running();
+    assert_eq!(site.daemons().len(), 1);
+}
+
+#[rstest]
+#[case::bad(Some("processes: 3\n"), 65)]
+#[case::not_yaml(Some("processes: [\n"), 65)]
+#[case::missing(None, 66)]
+fn fault_of_the_file_is_the_exit_status(#[case] text: Option<&str>, #[case] code: i32) {
+    let site = Site::new();
+    if let Some(text) = text {
+        site.write_config(text);
+    }
+    for arguments in [&["--foreground"][..], &[], &["check"], &["check", "--file-only"]] {
+        let output = run(site.healer().args(arguments));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(site.config().to_str().unwrap()), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn config_path_is_printed_and_the_environment_can_name_it() {
+    let site = Site::new();
+    site.configure([&site.service("web")]);
+    let output = run(site.healer().arg("--print-config-path"));
+    assert_eq!(
+        (output.status.code(), stdout(&output).trim()),
+        (Some(0), site.config().to_str().unwrap())
+    );
+
+    let mut command = crate::harness::command(site.healer().get_program());
+    let named = site.file("config.yaml");
+    let output = run(command.arg("--print-config-path").env("HEALER_CONFIG", &named));
+    assert_eq!((output.status.code(), stdout(&output).trim()), (Some(0), named.to_str().unwrap()));
+}
+
+#[test]
+fn version_and_help_tell_what_this_is() {
+    let site = Site::new();
+    let program = site.healer().get_program().to_owned();
+    let version = run(crate::harness::command(&program).arg("--version"));
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(stdout(&version).trim(), concat!("healer ", env!("CARGO_PKG_VERSION")));
+    let help = run(crate::harness::command(&program).arg("--help"));
+    assert_eq!(help.status.code(), Some(0));
+    for word in ["--foreground", "check", "--print-config-path"] {
+        assert!(stdout(&help).contains(word), "{word}: {}", stdout(&help));
+    }
+}
+
+#[test]
+fn check_accepts_what_healer_starts_with() {
+    let site = Site::new();
+    site.configure([&site.service("web"), &site.service("db").with_pid_file()]);
+    for arguments in [&["check"][..], &["check", "--file-only"]] {
+        let output = run(site.healer().args(arguments));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn directory_that_others_may_write_is_refused_by_a_root_healer() {
+    use std::os::unix::fs::PermissionsExt;
+    if !is_root() {
+        return crate::harness::skip("the rule is for healers that run as root");
+    }
+    let site = Site::new();
+    site.configure([&site.service("web")]);
+    fs::create_dir(site.file("run")).unwrap();
+    fs::set_permissions(site.file("run"), fs::Permissions::from_mode(0o777)).unwrap();
+    let output = run(site.healer().arg("--foreground"));
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains(site.file("run").to_str().unwrap()), "{}", stderr(&output));
+}
+
+#[test]
+fn healer_reaps_what_it_did_not_start() {
+    let site = Site::new();
+    let service = site.service("litter").args(["--orphans", "50"]);
+    let healer = site.guard([&service]);
+    service.running(1);
+    let pid = healer.pid();
+    eventually_some("no zombie is left", || zombies_of(pid).is_empty().then_some(()));
+    healer.stop();
+}
+
+/// The zombies whose parent is `parent`.
+pub fn zombies_of(parent: i32) -> Vec<i32> {
+    let stat = |pid: i32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = text.rsplit_once(") ")?.1.split(' ');
+        Some((fields.next()? == "Z", fields.next()?.parse::<i32>().ok()?))
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| stat(*pid) == Some((true, parent)))
+        .collect()
+}
