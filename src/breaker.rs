@@ -9,7 +9,6 @@
 //! any window" hold even when a backoff moves a start far behind its failure.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use crate::config::Breaker as Policy;
 use crate::event::Time;
@@ -165,14 +164,10 @@ impl Breaker {
     }
 
     fn open(&mut self, policy: &Policy, now: Time) -> Time {
-        let until = now.after(self.cooldown(policy));
+        let until = now.after(policy.open_period(self.failed_trials));
         self.phase = Phase::Open { until };
         self.restart_pending = false;
         until
-    }
-
-    fn cooldown(&self, policy: &Policy) -> Duration {
-        grown(policy.cooldown, policy.cooldown_factor, self.failed_trials, policy.cooldown_max)
     }
 
     fn forget_before_window(&mut self, policy: &Policy, now: Time) {
@@ -182,21 +177,12 @@ impl Breaker {
     }
 }
 
-/// `initial`·`factor`^`times`, at most `max` but never less than `initial`.
-#[must_use]
-pub(crate) fn grown(initial: Duration, factor: f64, times: u32, max: Duration) -> Duration {
-    let exponent = i32::try_from(times).unwrap_or(i32::MAX);
-    let seconds = initial.as_secs_f64() * factor.powi(exponent);
-    // Too large, infinite, or not a number (0 · ∞): the bound stands in.
-    let grown = Duration::try_from_secs_f64(seconds).unwrap_or(max);
-    grown.min(max).max(initial)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+    use std::time::Duration;
 
     const POLICY: Policy = Policy {
         retries: 3,
@@ -308,24 +294,6 @@ mod tests {
         breaker.running(at(180));
         breaker.ready();
         assert_eq!(breaker.on_time(&POLICY, at(182)), Some(Turn::Closed));
-    }
-
-    #[rstest]
-    #[case(1, 2.0, 0, 30, 1)]
-    #[case(1, 2.0, 4, 30, 16)]
-    #[case(1, 2.0, 5, 30, 30)]
-    #[case(1, 2.0, u32::MAX, 30, 30)]
-    #[case(0, 1e300, u32::MAX, 30, 30)]
-    #[case(40, 2.0, 0, 30, 40)]
-    fn growth_is_bounded(
-        #[case] initial: u64,
-        #[case] factor: f64,
-        #[case] times: u32,
-        #[case] max: u64,
-        #[case] expected: u64,
-    ) {
-        let secs = Duration::from_secs;
-        assert_eq!(grown(secs(initial), factor, times, secs(max)), secs(expected));
     }
 
     proptest! {

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use crate::breaker::grown;
 use crate::config::{Backoff, Process, Restart};
 use crate::event::{Change, End, Exit, Instance, State, Time};
 
@@ -490,7 +489,7 @@ fn ended_by_itself(exit: &Exit) -> bool {
 
 /// The delay before the `row`-th restart in a row, `row` ≥ 2.
 fn delay(policy: &Backoff, row: u32, now: Time) -> Duration {
-    let delay = grown(policy.initial, policy.factor, row.saturating_sub(2), policy.max);
+    let delay = policy.delay(row.saturating_sub(2));
     // -1 to 1, spread by the clock's nanoseconds: no two processes fail at the same one.
     let spread = f64::from(scramble(now.0 ^ u64::from(row))) / f64::from(u32::MAX) * 2.0 - 1.0;
     delay.mul_f64(1.0 + policy.jitter * spread)

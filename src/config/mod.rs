@@ -328,3 +328,51 @@ pub struct Backoff {
     /// The delay is varied by up to this share of itself, 0 to 1, up or down.
     pub jitter: f64,
 }
+
+impl Breaker {
+    /// How long the breaker stays Open after so many failed trials in a row.
+    #[must_use]
+    pub fn open_period(&self, failed_trials: u32) -> Duration {
+        grown(self.cooldown, self.cooldown_factor, failed_trials, self.cooldown_max)
+    }
+}
+
+impl Backoff {
+    /// The delay after it has grown so many times, before jitter.
+    #[must_use]
+    pub fn delay(&self, times: u32) -> Duration {
+        grown(self.initial, self.factor, times, self.max)
+    }
+}
+
+/// `initial`·`factor`^`times`, at most `max` but never less than `initial`.
+fn grown(initial: Duration, factor: f64, times: u32, max: Duration) -> Duration {
+    let exponent = i32::try_from(times).unwrap_or(i32::MAX);
+    let seconds = initial.as_secs_f64() * factor.powi(exponent);
+    // Too large, infinite, or not a number (0 · ∞): the bound stands in.
+    Duration::try_from_secs_f64(seconds).unwrap_or(max).min(max).max(initial)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(1, 2.0, 0, 30, 1)]
+    #[case(1, 2.0, 4, 30, 16)]
+    #[case(1, 2.0, 5, 30, 30)]
+    #[case(1, 2.0, u32::MAX, 30, 30)]
+    #[case(0, 1e300, u32::MAX, 30, 30)]
+    #[case(40, 2.0, 0, 30, 40)]
+    fn growth_is_bounded(
+        #[case] initial: u64,
+        #[case] factor: f64,
+        #[case] times: u32,
+        #[case] max: u64,
+        #[case] expected: u64,
+    ) {
+        let secs = Duration::from_secs;
+        assert_eq!(grown(secs(initial), factor, times, secs(max)), secs(expected));
+    }
+}

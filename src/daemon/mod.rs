@@ -95,7 +95,7 @@ enum Woken {
 
 impl Daemon {
     fn new(path: &Path, reader: &Reader, baseline: Baseline, config: Config) -> Self {
-        Self { path: path.to_path_buf(), reader: reader.clone(), baseline, config: config.into() }
+        Self { path: path.to_path_buf(), reader: *reader, baseline, config: config.into() }
     }
 
     async fn run(mut self, readiness: Readiness) -> anyhow::Result<()> {

@@ -43,14 +43,17 @@ pub fn write(process: &ProcessName, change: &Change) {
 fn moved(process: &ProcessName, from: &State, to: &State) {
     match to {
         State::Unknown { reason } => {
-            warn!(%process, %from, %reason, "cannot tell which process is meant");
+            warn!(%process, %from, %to, %reason, "cannot tell which process is meant");
         }
         State::BackingOff { until } => {
-            info!(%process, wait_ms = until_ms(*until), "backing off before the next start");
+            let wait_ms = until_ms(*until);
+            info!(%process, %from, %to, wait_ms, "backing off before the next start");
         }
-        State::Down => info!(%process, "down; autostart is off"),
-        State::Finished => info!(%process, "finished; restart says to leave it so"),
-        State::Up { instance, ready: true } => info!(%process, pid = instance.pid.0, "ready"),
+        State::Down => info!(%process, %from, %to, "down; autostart is off"),
+        State::Finished => info!(%process, %from, %to, "finished; restart says to leave it so"),
+        State::Up { instance, ready: true } => {
+            info!(%process, %from, %to, pid = instance.pid.0, "ready");
+        }
         _ => debug!(%process, %from, %to, "state changed"),
     }
 }

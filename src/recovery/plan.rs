@@ -9,15 +9,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::breaker::{Answer, Breaker, Turn, grown};
-use crate::config::{Config, Process};
+use crate::breaker::{Answer, Breaker, Turn};
+use crate::config::{Backoff, Config, Process};
 use crate::event::{Change, Instance, ProcessName, State, Time};
 use crate::lifecycle::{Action, Input, Lifecycle};
 
-/// The first wait after a fault of the node, doubled with each further one.
-const NODE_WAIT: Duration = Duration::from_millis(100);
-/// The longest wait after a fault of the node.
-const NODE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long all launches wait after the n-th fault of the node in a row.
+const NODE_BACKOFF: Backoff = Backoff {
+    initial: Duration::from_millis(100),
+    factor: 2.0,
+    max: Duration::from_secs(5),
+    jitter: 0.0,
+};
 
 /// The machines of all enabled processes.
 #[derive(Debug)]
@@ -143,8 +146,7 @@ impl Plan {
     /// The node could not launch this process: all launches wait.
     pub fn on_node_fault(&mut self, name: &ProcessName, reason: String, now: Time) -> Vec<Order> {
         let mut orders = Vec::new();
-        let wait = grown(NODE_WAIT, 2.0, self.node_faults, NODE_WAIT_MAX);
-        self.node_wait_until = now.after(wait);
+        self.node_wait_until = now.after(NODE_BACKOFF.delay(self.node_faults));
         self.node_faults = self.node_faults.saturating_add(1);
         if self.node_faults == 1 {
             let what = What::Tell(Change::NodeFault { reason });
