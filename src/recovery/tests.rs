@@ -409,8 +409,8 @@ fn queued(names: &[&str], slots: usize) -> (Plan, Vec<Order>) {
 #[test]
 fn no_more_launches_than_slots_and_the_longest_waiting_goes_next() {
     let (mut plan, launches) = queued(&["a", "b", "c", "d"], 2);
-    let launched: Vec<_> = launches.iter().map(|order| order.process.as_str()).collect();
-    assert_eq!(launched, ["a", "b"]);
+    let first: Vec<_> = launches.iter().map(|order| order.process.as_str()).collect();
+    assert_eq!(first, ["a", "b"]);
     let instance = Instance { pid: Pid(1), start_ticks: 1 };
     let orders = plan.on(&ProcessName::new("b"), Input::Launched { instance }, Time(2));
     let next: Vec<_> = orders.iter().filter(|order| order.what == What::Launch).collect();
