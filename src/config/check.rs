@@ -308,3 +308,6 @@ fn warnings(entries: &[Entry]) -> Vec<String> {
     });
     ebpf.into_iter().chain(user).collect()
 }
+
+#[cfg(test)]
+mod tests;

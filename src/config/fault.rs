@@ -74,12 +74,15 @@ impl Faults {
     /// Adds a fault.
     pub fn add(&self, path: impl Into<String>, spot: Spot, message: impl Into<String>) {
         let mut kept = self.kept.borrow_mut();
-        if kept.len() == MOST_SHOWN {
-            self.more.set(true);
-            return;
-        }
         let mark = if let Spot::Text(mark) = spot { Some(mark) } else { None };
-        kept.push(Fault { path: path.into(), spot, mark, message: message.into() });
+        let fault = Fault { path: path.into(), spot, mark, message: message.into() };
+        if kept.contains(&fault) {
+            // A key that is given three times is one fault.
+        } else if kept.len() == MOST_SHOWN {
+            self.more.set(true);
+        } else {
+            kept.push(fault);
+        }
     }
 
     /// Whether nothing was added.
@@ -202,8 +205,8 @@ mod tests {
     #[test]
     fn faults_beyond_the_hundredth_are_not_kept() {
         let faults = Faults::default();
-        for _ in 0..130 {
-            faults.add("a", Spot::Value, "wrong");
+        for index in 0..130 {
+            faults.add(element("a", index), Spot::Value, "wrong");
         }
         let (kept, more) = faults.into_parts();
         assert_eq!((kept.len(), more), (100, true));

@@ -32,6 +32,7 @@ const MOST_EVENTS: usize = 1_000_000;
 /// make a tree of any size out of a small file.
 const HEAVIEST_TREE: usize = 64 << 20;
 const NODE_WEIGHT: usize = 64;
+const TOO_MUCH: &str = "aliases expand to too much: write the values out";
 
 /// Reads the top-level map of `bytes`; `None` if there is none, and then at least one fault says why.
 pub fn parse(bytes: &[u8], faults: &Faults) -> Option<Dict> {
@@ -60,6 +61,10 @@ pub fn parse(bytes: &[u8], faults: &Faults) -> Option<Dict> {
         }
         Ok(other) => {
             whole(format!("a map with the key `processes` is expected, not {}", described(&other)))
+        }
+        // serde_yaml's own bound on aliases, in its words.
+        Err(error) if error.to_string().contains("repetition limit exceeded") => {
+            whole(TOO_MUCH.to_owned())
         }
         Err(error) => whole(format!("cannot be read as YAML: {error}")),
     }
@@ -126,7 +131,7 @@ struct Node<'a> {
 impl Node<'_> {
     fn pay<E: de::Error>(&self, text: usize) -> Result<(), E> {
         let left = self.weight_left.get().checked_sub(NODE_WEIGHT + text);
-        self.weight_left.set(left.ok_or_else(|| E::custom("its aliases expand to too much"))?);
+        self.weight_left.set(left.ok_or_else(|| E::custom(TOO_MUCH))?);
         Ok(())
     }
 
