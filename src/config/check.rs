@@ -45,13 +45,13 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Every file fault, without marks yet, and how many more there are.
+/// Every file fault, without marks yet.
 #[derive(Debug)]
 pub struct Refused {
     /// At least one.
     pub faults: Vec<Fault>,
-    /// How many are not among them.
-    pub more: usize,
+    /// Whether there are more, which nobody would read.
+    pub more: bool,
 }
 
 /// Reads `bytes`, the whole of a `config.yaml`.
@@ -157,6 +157,7 @@ fn config(mut top: Section<'_>, faults: &Faults, reader: &Reader) -> Option<Chec
     let entries: Vec<Entry> = items
         .unwrap_or_default()
         .iter()
+        .take_while(|_| !faults.overflow())
         .filter_map(|item| Some((item.section()?, item.path.clone())))
         .map(|(section, path)| process::read(section, path, &place, reader))
         .collect();
@@ -307,3 +308,6 @@ fn warnings(entries: &[Entry]) -> Vec<String> {
     });
     ebpf.into_iter().chain(user).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,10 @@
 //! Pure. `file`, `section` and `check` report here; `marks` adds lines and columns; `load` shows the
 //! result. How a path such as `processes[2].monitor` is written is decided here and nowhere else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
-/// So many faults are kept and shown; the rest are counted. A file with more is the wrong file.
+/// So many faults are kept and shown. A file with more is the wrong file.
 const MOST_SHOWN: usize = 100;
 
 /// A place in the text, both counted from 1, the column in characters.
@@ -67,19 +67,22 @@ impl fmt::Display for Fault {
 #[derive(Debug, Default)]
 pub struct Faults {
     kept: RefCell<Vec<Fault>>,
-    dropped: RefCell<usize>,
+    more: Cell<bool>,
 }
 
 impl Faults {
     /// Adds a fault.
     pub fn add(&self, path: impl Into<String>, spot: Spot, message: impl Into<String>) {
         let mut kept = self.kept.borrow_mut();
-        if kept.len() == MOST_SHOWN {
-            *self.dropped.borrow_mut() += 1;
-            return;
-        }
         let mark = if let Spot::Text(mark) = spot { Some(mark) } else { None };
-        kept.push(Fault { path: path.into(), spot, mark, message: message.into() });
+        let fault = Fault { path: path.into(), spot, mark, message: message.into() };
+        if kept.contains(&fault) {
+            // A key that is given three times is one fault.
+        } else if kept.len() == MOST_SHOWN {
+            self.more.set(true);
+        } else {
+            kept.push(fault);
+        }
     }
 
     /// Whether nothing was added.
@@ -87,9 +90,14 @@ impl Faults {
         self.kept.borrow().is_empty()
     }
 
-    /// The faults that were kept, and how many more there were.
-    pub fn into_parts(self) -> (Vec<Fault>, usize) {
-        (self.kept.into_inner(), self.dropped.into_inner())
+    /// Whether there are more than will be shown, so that looking further is in vain.
+    pub fn overflow(&self) -> bool {
+        self.more.get()
+    }
+
+    /// The faults that were kept, and whether there were more.
+    pub fn into_parts(self) -> (Vec<Fault>, bool) {
+        (self.kept.into_inner(), self.more.get())
     }
 }
 
@@ -195,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn faults_beyond_the_hundredth_are_counted() {
+    fn faults_beyond_the_hundredth_are_not_kept() {
         let faults = Faults::default();
-        for _ in 0..130 {
-            faults.add("a", Spot::Value, "wrong");
+        for index in 0..130 {
+            faults.add(element("a", index), Spot::Value, "wrong");
         }
-        let (kept, dropped) = faults.into_parts();
-        assert_eq!((kept.len(), dropped), (100, 30));
+        let (kept, more) = faults.into_parts();
+        assert_eq!((kept.len(), more), (100, true));
     }
 }

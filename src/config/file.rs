@@ -3,14 +3,17 @@
 //! Pure. Called by `check`, which decides what the values mean. The text comes from `load`; where a
 //! value stands in it is found by `marks`, and only when there is something to report.
 //!
-//! serde_yaml expands aliases without a bound that would help here and figment's own YAML layer takes
-//! the last of two equal keys. So the tree is built here, node by node: each node is paid for from a
-//! budget, and equal keys, tags and merge keys are faults instead of surprises.
+//! serde_yaml keeps the whole text as events before it gives a value, takes quadratic time for deep
+//! nesting and expands aliases almost without a bound; figment's own YAML layer takes the last of
+//! two equal keys. So the text is surveyed by a parser that streams, and then the tree is built node
+//! by node: each is paid for from a budget, and equal keys, tags and merge keys are faults instead of
+//! surprises.
 
 use std::cell::Cell;
 use std::fmt;
 
 use figment::value::{Dict, Empty, Value};
+use saphyr_parser::{Event, Marker, Parser};
 use serde::de::{
     DeserializeSeed, EnumAccess, Error as _, IgnoredAny, MapAccess, SeqAccess, VariantAccess,
     Visitor,
@@ -23,13 +26,13 @@ use super::fault::{Faults, Mark, Spot, element, quoted, under};
 const DEEPEST: usize = 16;
 /// Bytes of a key; keys become part of paths.
 pub(super) const LONGEST_KEY: usize = 256;
+/// Scalars, and beginnings and ends of lists and maps. 10,000 processes have half as many.
+const MOST_EVENTS: usize = 1_000_000;
 /// What the tree may weigh: [`NODE_WEIGHT`] for each node, and each byte of its text. Aliases can
 /// make a tree of any size out of a small file.
 const HEAVIEST_TREE: usize = 64 << 20;
 const NODE_WEIGHT: usize = 64;
-/// serde_yaml keeps every event of the text before the first value is read; each needs one of these
-/// marks in the text, and some 130 bytes.
-const MOST_STRUCTURE_MARKS: usize = 1_000_000;
+const TOO_MUCH: &str = "aliases expand to too much: write the values out";
 
 /// Reads the top-level map of `bytes`; `None` if there is none, and then at least one fault says why.
 pub fn parse(bytes: &[u8], faults: &Faults) -> Option<Dict> {
@@ -45,11 +48,12 @@ pub fn parse(bytes: &[u8], faults: &Faults) -> Option<Dict> {
             return whole(format!("line {line} is not UTF-8 text"));
         }
     };
-    if structure_marks(text.as_bytes()) > MOST_STRUCTURE_MARKS {
-        return whole(format!("holds more than {MOST_STRUCTURE_MARKS} lists, maps and entries"));
+    if let Err((mark, reason)) = survey(text) {
+        faults.add("", Spot::Text(mark), reason);
+        return None;
     }
     let weight_left = Cell::new(HEAVIEST_TREE);
-    let node = Node { path: String::new(), depth: 0, weight_left: &weight_left, faults };
+    let node = Node { path: String::new(), weight_left: &weight_left, faults };
     match node.deserialize(serde_yaml::Deserializer::from_str(text)) {
         Ok(Value::Dict(_, dict)) => Some(dict),
         Ok(Value::Empty(..)) => {
@@ -58,19 +62,39 @@ pub fn parse(bytes: &[u8], faults: &Faults) -> Option<Dict> {
         Ok(other) => {
             whole(format!("a map with the key `processes` is expected, not {}", described(&other)))
         }
-        Err(error) => {
-            let spot = error.location().map_or(Spot::Value, |at| {
-                Spot::Text(Mark { line: at.line(), column: at.column() })
-            });
-            let mut reason = error.to_string();
-            if let Some(at) = error.location() {
-                let place = format!(" at line {} column {}", at.line(), at.column());
-                reason = reason.replacen(&place, "", 1);
-            }
-            faults.add("", spot, format!("cannot be read as YAML: {reason}"));
-            None
+        // serde_yaml's own bound on aliases, in its words.
+        Err(error) if error.to_string().contains("repetition limit exceeded") => {
+            whole(TOO_MUCH.to_owned())
         }
+        Err(error) => whole(format!("cannot be read as YAML: {error}")),
     }
+}
+
+/// Whether this is one YAML document within the bounds of the format; if not, where it ends to be.
+fn survey(text: &str) -> Result<(), (Mark, String)> {
+    let mark = |at: &Marker| Mark { line: at.line(), column: at.col() + 1 };
+    let (mut depth, mut documents) = (0_usize, 0);
+    for (count, event) in Parser::new_from_str(text).enumerate() {
+        let (event, span) = event
+            .map_err(|error| (mark(error.marker()), format!("is not YAML: {}", error.info())))?;
+        match event {
+            Event::DocumentStart(_) => documents += 1,
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let refused = if documents > 1 {
+            "a second document begins: one is expected".to_owned()
+        } else if depth > DEEPEST {
+            format!("nested more than {DEEPEST} levels deep")
+        } else if count > MOST_EVENTS {
+            format!("holds more than {MOST_EVENTS} values")
+        } else {
+            continue;
+        };
+        return Err((mark(&span.start), refused));
+    }
+    Ok(())
 }
 
 /// A value as a message names it.
@@ -79,11 +103,10 @@ pub fn described(value: &Value) -> String {
         Value::String(_, text) => format!("the text {}", quoted(text)),
         Value::Char(_, character) => format!("the text \"{character}\""),
         Value::Bool(_, flag) => flag.to_string(),
-        Value::Num(..) => match (value.to_i128(), value.to_u128(), value.to_f64()) {
-            (Some(number), ..) => format!("the number {number}"),
-            (_, Some(number), _) => format!("the number {number}"),
-            (_, _, Some(number)) => format!("the number {number}"),
-            _ => "a number".to_owned(),
+        Value::Num(..) => match (whole_number(value), value.to_f64()) {
+            (Some(number), _) => format!("the number {number}"),
+            (None, Some(number)) => format!("the number {number:?}"),
+            (None, None) => "a number".to_owned(),
         },
         Value::Empty(..) => "nothing".to_owned(),
         Value::Dict(..) => "a map".to_owned(),
@@ -91,28 +114,16 @@ pub fn described(value: &Value) -> String {
     }
 }
 
-/// Counts the bytes that can begin a list, a map or an entry of one. Some stand inside texts and
-/// begin nothing: the count is an upper bound.
-fn structure_marks(text: &[u8]) -> usize {
-    let blank_at = |index: usize| text.get(index).is_none_or(u8::is_ascii_whitespace);
-    text.iter()
-        .enumerate()
-        .filter(|(index, byte)| match byte {
-            b'[' | b'{' | b',' => true,
-            b'-' | b'?' => blank_at(index + 1),
-            b':' => {
-                blank_at(index + 1)
-                    || matches!(text[index.saturating_sub(1)], b'"' | b'\'' | b']' | b'}')
-            }
-            _ => false,
-        })
-        .count()
+/// A whole number of any of figment's kinds.
+pub fn whole_number(value: &Value) -> Option<i128> {
+    value
+        .to_i128()
+        .or_else(|| value.to_u128().map(|number| i128::try_from(number).unwrap_or(i128::MAX)))
 }
 
 /// Builds the value under `path`.
 struct Node<'a> {
     path: String,
-    depth: usize,
     weight_left: &'a Cell<usize>,
     faults: &'a Faults,
 }
@@ -120,19 +131,12 @@ struct Node<'a> {
 impl Node<'_> {
     fn pay<E: de::Error>(&self, text: usize) -> Result<(), E> {
         let left = self.weight_left.get().checked_sub(NODE_WEIGHT + text);
-        self.weight_left.set(left.ok_or_else(|| E::custom("its aliases expand to too much"))?);
+        self.weight_left.set(left.ok_or_else(|| E::custom(TOO_MUCH))?);
         Ok(())
     }
 
     fn child(&self, path: String) -> Self {
-        Self { path, depth: self.depth + 1, weight_left: self.weight_left, faults: self.faults }
-    }
-
-    fn go_deeper<E: de::Error>(&self) -> Result<(), E> {
-        if self.depth == DEEPEST {
-            return Err(E::custom(format_args!("nested more than {DEEPEST} levels deep")));
-        }
-        Ok(())
+        Self { path, weight_left: self.weight_left, faults: self.faults }
     }
 }
 
@@ -191,9 +195,13 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(Empty::Unit.into())
     }
 
+    /// serde_yaml's way to show an empty file.
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+        self.visit_unit()
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         self.pay(0)?;
-        self.go_deeper()?;
         let mut values = Vec::new();
         while let Some(value) =
             list.next_element_seed(self.child(element(&self.path, values.len())))?
@@ -205,7 +213,6 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         self.pay(0)?;
-        self.go_deeper()?;
         let mut dict = Dict::new();
         while let Some(key) = map.next_key_seed(self.child(self.path.clone()))? {
             let Value::String(_, key) = key else {
@@ -246,7 +253,6 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     /// serde_yaml's way to show a tag such as `!secret x`.
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Value, A::Error> {
-        self.go_deeper()?;
         let (tag, value) = tagged.variant::<String>()?;
         let message = format!("the tag {} is not supported: remove it", quoted(&tag));
         self.faults.add(&self.path, Spot::Value, message);

@@ -105,20 +105,18 @@ pub struct FileFaults {
     pub path: PathBuf,
     /// At least one.
     pub faults: Vec<Fault>,
-    /// How many more there are.
-    pub more: usize,
+    /// Whether there are more.
+    pub more: bool,
 }
 
 impl fmt::Display for FileFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.faults.len() + self.more;
+        let count = self.faults.len();
         let faults = if count == 1 { "fault" } else { "faults" };
-        write!(f, "the configuration {} has {count} {faults}", self.path.display())?;
+        let least = if self.more { "more than " } else { "" };
+        write!(f, "the configuration {} has {least}{count} {faults}", self.path.display())?;
         for fault in &self.faults {
             write!(f, "\n  {fault}")?;
-        }
-        if self.more > 0 {
-            write!(f, "\n  and {} more", self.more)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use figment::value::{Dict, Value};
 
 use super::fault::{Faults, Spot, element, quoted, suggestion, under};
-use super::file::described;
+use super::file::{described, whole_number};
 
 /// The longest duration of the format: ten years.
 pub const TEN_YEARS: f64 = 315_360_000.0;
@@ -203,36 +203,31 @@ impl<'a> Item<'a> {
 
     /// A whole number within `range`.
     pub fn integer(&self, range: RangeInclusive<i64>) -> Option<i64> {
-        let within = |number: i128| {
-            i64::try_from(number).ok().filter(|number| range.contains(number)).or_else(|| {
-                self.fault(format!(
-                    "must be from {} to {}, not {number}",
-                    range.start(),
-                    range.end()
-                ));
-                None
-            })
+        let Some(number) = whole_number(self.value) else {
+            return self.expected("a whole number");
         };
-        match (self.value, self.value.to_i128()) {
-            (Value::Num(..), Some(number)) => within(number),
-            (Value::Num(..), None) if self.value.to_u128().is_some() => {
-                within(self.value.to_u128().and_then(|n| n.try_into().ok()).unwrap_or(i128::MAX))
-            }
-            _ => self.expected("a whole number"),
-        }
+        i64::try_from(number).ok().filter(|number| range.contains(number)).or_else(|| {
+            self.fault(format!("must be from {} to {}, not {number}", range.start(), range.end()));
+            None
+        })
     }
 
     /// A number within `range`.
     pub fn number(&self, range: RangeInclusive<f64>) -> Option<f64> {
-        let Some(number) = as_number(self.value) else { return self.expected("a number") };
+        #[expect(clippy::cast_precision_loss, reason = "no range reaches where digits are lost")]
+        let whole = whole_number(self.value).map(|number| number as f64);
+        let Some(number) = whole.or_else(|| self.value.to_f64()) else {
+            return self.expected("a number");
+        };
         if range.contains(&number) {
             return Some(number);
         }
         let (least, most) = range.into_inner();
+        let written = described(self.value);
         self.fault(if number <= 0.0 && least > 0.0 {
-            format!("must be greater than 0: from {least} to {most}, not {number}")
+            format!("must be greater than 0: from {least} to {most}, not {written}")
         } else {
-            format!("must be from {least} to {most}, not {number}")
+            format!("must be from {least} to {most}, not {written}")
         });
         None
     }
@@ -301,13 +296,4 @@ impl<'a> Item<'a> {
         }
         (texts.len() == dict.len()).then_some(texts)
     }
-}
-
-/// A number of any kind. Beyond 2^53 a whole one loses its last digits; no range reaches so far.
-fn as_number(value: &Value) -> Option<f64> {
-    let Value::Num(..) = value else { return None };
-    value.to_f64().or_else(|| {
-        let text = value.to_i128().map(|number| number.to_string());
-        text.or_else(|| value.to_u128().map(|number| number.to_string()))?.parse().ok()
-    })
 }
