@@ -292,7 +292,11 @@ async fn listen(socket: &UnixDatagram) -> io::Result<Heard> {
     let mut message = vec![0; LONGEST_REPORT];
     let mut heard = Heard::End;
     loop {
-        let length = socket.recv(&mut message).await?;
+        let length = match socket.recv(&mut message).await {
+            // It ended before it had read the word.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            received => received?,
+        };
         match Report::decode(&message[..length]) {
             None if length == 0 => return Ok(heard),
             None => return Err(io::Error::from(io::ErrorKind::InvalidData)),

@@ -113,7 +113,7 @@ fn run() -> ExitCode {
         Err(errno) => Err(refused("reading the specification", *errno)),
     };
     let Ok(Some(output)) = wait_for_go(healer) else { return ExitCode::SUCCESS };
-    let end = spec.map_err(Stop::Fault).and_then(|spec| become_program(&spec, healer, &output));
+    let end = spec.map_err(Stop::Fault).and_then(|spec| become_program(&spec, healer, output));
     match end {
         Ok(never) => match never {},
         Err(Stop::HealerGone) => ExitCode::SUCCESS,
@@ -170,7 +170,7 @@ fn tell(healer: BorrowedFd<'_>, report: &Report) -> rustix::io::Result<usize> {
 fn become_program(
     spec: &Spec<'_>,
     healer: BorrowedFd<'_>,
-    output: &[OwnedFd],
+    output: Vec<OwnedFd>,
 ) -> Result<Infallible, Stop> {
     let identity = look_up(&spec.head.run_as)?;
     // The entry's limits may leave no room for another descriptor: these come first.
@@ -287,6 +287,10 @@ fn variables(user: &[u8], home: &[u8], shell: &[u8]) -> Vec<CString> {
 /// Gives up healer's identity for this one, for good: real, effective and saved.
 fn assume(identity: &Identity) -> Result<(), Fault> {
     let &Identity { uid, gid, .. } = identity;
+    // To setresuid(2) and setresgid(2) this number means "as it is": the program would be root.
+    if uid.as_raw() == u32::MAX || gid.as_raw() == u32::MAX {
+        return Err(fault(format!("{} is no number of a user or group", u32::MAX)));
+    }
     if !Uid::effective().is_root() && uid == Uid::effective() && gid == Gid::effective() {
         // An ordinary user's healer: there is nothing to change, nor the right to change it.
         return Ok(());
@@ -309,10 +313,9 @@ fn drop_capabilities() -> Result<(), Fault> {
     Ok(())
 }
 
-fn set_up_descriptors(output: &[OwnedFd]) -> Result<(), Fault> {
-    let [stdout, stderr] = output else {
-        return Err(fault("receiving the output descriptors"));
-    };
+fn set_up_descriptors(output: Vec<OwnedFd>) -> Result<(), Fault> {
+    let [stdout, stderr] =
+        <[_; 2]>::try_from(output).map_err(|_| fault("receiving the output descriptors"))?;
     let failed = |step: &str| {
         let step = step.to_owned();
         move |errno| refused(step, errno)
