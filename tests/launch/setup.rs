@@ -178,6 +178,32 @@ async fn root_gets_its_full_set_and_no_capability_is_passed_on() {
     }
 }
 
+/// healer runs with few capabilities; what a launch needs, its stage has as a program of root's.
+#[test]
+fn stage_regains_what_healer_gave_up() {
+    if !is_root() {
+        return;
+    }
+    // Capabilities are a thread's, and once given up they are gone.
+    let thread = std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let rig = Rig::new();
+        let few = [caps::Capability::CAP_KILL, caps::Capability::CAP_SETUID].into();
+        for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+            caps::set(None, set, &few).unwrap();
+        }
+        let user = as_user(Process { nice: Some(-3), ..sleeper("user") }, "www-data", None);
+        let user = runtime.block_on(rig.launch(&user)).unwrap();
+        let root = runtime.block_on(rig.launch(&as_root(sleeper("root")))).unwrap();
+        let user_id = nix::unistd::User::from_name("www-data").unwrap().unwrap().uid.to_string();
+        assert_eq!(user.status("Uid"), [user_id.as_str(); 4].join(" "));
+        assert_eq!(user.status("CapPrm"), NO_CAPABILITIES);
+        assert_eq!(nice(&user), -3);
+        assert_eq!(root.status("CapEff"), root.status("CapBnd"));
+    });
+    thread.join().unwrap();
+}
+
 #[tokio::test]
 async fn entry_sets_limits_nice_and_oom_score_adj() {
     let limits = [
