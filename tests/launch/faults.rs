@@ -11,7 +11,7 @@ use healer::launch::LaunchError;
 use rstest::rstest;
 use tokio::time::{Instant, timeout};
 
-use crate::{Rig, as_user, is_root, process, sleeper};
+use crate::{Rig, alone, as_user, is_root, process, sleeper};
 
 #[rstest]
 #[case::missing("/no/such/web", "exec of /no/such/web: no such file or directory (os error 2)")]
@@ -120,16 +120,19 @@ async fn stage_that_is_dropped_ends_and_starts_nothing() {
 }
 
 /// The word was said, but by the time it is read there is nobody to look after the program.
-#[tokio::test]
-async fn stage_whose_healer_ends_after_go_starts_nothing() {
-    let rig = Rig::new();
-    let spawned = rig.spawn(&process("web", &["/bin/echo", "started"])).unwrap();
-    stop(&spawned.child);
-    let go = spawned.staged.go(Instant::now() + crate::PATIENCE);
-    assert!(timeout(Duration::from_millis(50), go).await.is_err(), "it is dropped unfinished");
-    spawned.child.0.signal(Signal(libc::SIGCONT)).unwrap();
-    assert_eq!(spawned.child.end().exit_status(), Some(0));
-    assert_eq!(rig.logged("web"), "");
+#[test]
+fn stage_whose_healer_ends_after_go_starts_nothing() {
+    let logged = alone(async || {
+        let rig = Rig::new();
+        let spawned = rig.spawn(&process("web", &["/bin/echo", "started"])).unwrap();
+        stop(&spawned.child);
+        let go = spawned.staged.go(Instant::now() + crate::PATIENCE);
+        assert!(timeout(Duration::from_millis(50), go).await.is_err(), "it is dropped unfinished");
+        spawned.child.0.signal(Signal(libc::SIGCONT)).unwrap();
+        assert_eq!(spawned.child.end().exit_status(), Some(0));
+        rig.logged("web")
+    });
+    assert_eq!(logged, "");
 }
 
 #[tokio::test]
@@ -172,12 +175,9 @@ fn stop(stage: &crate::Running) {
     }
 }
 
-/// In a thread with a descriptor table of its own, so that no other test runs out of them.
 #[test]
 fn running_out_of_descriptors_is_the_machines_fault() {
-    let thread = std::thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refusals = alone(async || {
         let rig = Rig::new();
         let null = std::fs::File::open("/dev/null").unwrap();
         let mut fillers = Vec::new();
@@ -195,12 +195,11 @@ fn running_out_of_descriptors_is_the_machines_fault() {
             }
             fillers.pop().expect("it needs fewer descriptors than a process may have");
         };
-        let launched = runtime.block_on(staged.go(Instant::now() + crate::PATIENCE));
+        let launched = staged.go(Instant::now() + crate::PATIENCE).await;
         drop(fillers);
         drop(crate::Running(launched.unwrap()));
         refusals
     });
-    let refusals = thread.join().unwrap();
     for step in ["output to", "the stage's specification", "the stage's socket", "pidfd"] {
         assert!(refusals.iter().any(|refusal| refusal.contains(step)), "{step}: {refusals:?}");
     }

@@ -197,6 +197,17 @@ fn as_user(process: Process, user: &str, group: Option<&str>) -> Process {
     Process { run_as: RunAs::User { user: user.to_owned(), group }, ..process }
 }
 
+/// Runs in a thread with a descriptor table of its own, which no other test's child is given a
+/// copy of, and which can be filled without harm to others.
+fn alone<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test())
+    });
+    thread.join().unwrap()
+}
+
 /// Whether the test may go on: it needs root.
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
