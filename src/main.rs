@@ -26,7 +26,7 @@ mod code {
 fn main() -> ExitCode {
     // Before anything else: the stage is this binary too, and has to be quick.
     if let Some(code) = healer::launch::stage::run_if_asked() {
-        return code;
+        return ExitCode::from(code);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -53,6 +53,7 @@ impl Held {
             Err(procfs::ProcError::Io(error, _)) if error.raw_os_error() == Some(libc::ESRCH) => {
                 return Ok(None);
             }
+            Err(procfs::ProcError::Io(error, _)) => return Err(error),
             Err(error) => return Err(io::Error::other(error)),
         };
         let instance = Instance { pid, start_ticks: stat.starttime };

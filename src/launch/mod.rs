@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -21,12 +21,14 @@ use tokio::net::UnixDatagram;
 use tokio::time::{Instant, timeout_at};
 
 use self::output::Outputs;
-use self::stage::{Fault, Report};
+use self::report::{Fault, Report};
 use crate::config::{Config, OutputFile, Process};
 use crate::event::{Pid, ProcessName, Signal};
 use crate::instance::Held;
 
+mod identity;
 mod output;
+mod report;
 mod spec;
 pub mod stage;
 
@@ -60,7 +62,7 @@ pub enum LaunchError {
         error: io::Error,
     },
     /// A step failed.
-    #[error("cannot start {process}: {step}{}", .error.as_ref().map_or_else(String::new, |error| format!(": {}", lower_case(error))))]
+    #[error("cannot start {process}: {step}{}", because(.error.as_ref()))]
     Failed {
         /// Which process.
         process: ProcessName,
@@ -103,6 +105,10 @@ impl LaunchError {
     }
 }
 
+fn because(error: Option<&io::Error>) -> String {
+    error.map_or_else(String::new, |error| format!(": {}", lower_case(error)))
+}
+
 /// The system's words as part of a sentence.
 fn lower_case(error: &io::Error) -> String {
     let mut text = error.to_string();
@@ -116,7 +122,7 @@ impl Launcher {
     /// A launcher whose instances are given what `baseline` recorded, and write to files below
     /// `log_directory` where that is what they ask for.
     #[must_use]
-    pub fn new(baseline: Baseline, log_directory: &std::path::Path) -> Self {
+    pub fn new(baseline: Baseline, log_directory: &Path) -> Self {
         Self { stage: OWN_BINARY.into(), baseline, outputs: Outputs::new(log_directory) }
     }
 
@@ -292,7 +298,11 @@ async fn listen(socket: &UnixDatagram) -> io::Result<Heard> {
     let mut message = vec![0; LONGEST_REPORT];
     let mut heard = Heard::End;
     loop {
-        let length = socket.recv(&mut message).await?;
+        let length = match socket.recv(&mut message).await {
+            // It ended before it had read the word.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            received => received?,
+        };
         match Report::decode(&message[..length]) {
             None if length == 0 => return Ok(heard),
             None => return Err(io::Error::from(io::ErrorKind::InvalidData)),

@@ -6,21 +6,20 @@
 //! calls [`run_if_asked`] before anything else, `launch` starts it and listens.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
-use std::process::ExitCode;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::process::{Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
 
-use super::spec::{As, RESOURCES, Scheduling, Spec, decode};
+use super::identity::Identity;
+use super::report::{Fault, Report, fault, refused};
+use super::spec::{RESOURCES, Scheduling, Spec, decode};
 
 /// The first word of the stage's command line, which says that it is one.
 pub(super) const NAME: &CStr = c"healer-stage";
@@ -34,51 +33,6 @@ pub(super) const STEP: &str = "stage: ";
 const LOOKUP: &CStr = c"stage: user";
 const CHDIR: &CStr = c"stage: chdir";
 const EXEC: &CStr = c"stage: exec";
-
-/// What the stage tells healer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Report {
-    /// Everything is set up; what follows is the end of file that execve(2) brings, or a fault.
-    Executing,
-    /// A step failed.
-    Fault(Fault),
-}
-
-/// The step that failed, in words, and the system's error where it was the system that refused.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) step: String,
-    pub(super) errno: Option<i32>,
-}
-
-impl Report {
-    const EXECUTING: u8 = b'x';
-    const FAULT: u8 = b'f';
-
-    fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Executing => vec![Self::EXECUTING],
-            Self::Fault(Fault { step, errno }) => {
-                let errno = errno.unwrap_or(0).to_ne_bytes();
-                [&[Self::FAULT], errno.as_slice(), step.as_bytes()].concat()
-            }
-        }
-    }
-
-    /// Reads one message of the stage; `None` where it is none.
-    pub(super) fn decode(message: &[u8]) -> Option<Self> {
-        match message.split_first()? {
-            (&Self::EXECUTING, []) => Some(Self::Executing),
-            (&Self::FAULT, fault) => {
-                let (errno, step) = fault.split_first_chunk()?;
-                let errno = Some(i32::from_ne_bytes(*errno)).filter(|errno| *errno != 0);
-                let step = String::from_utf8_lossy(step).into_owned();
-                Some(Self::Fault(Fault { step, errno }))
-            }
-            _ => None,
-        }
-    }
-}
 
 /// How the stage ends without becoming the program.
 enum Stop {
@@ -97,13 +51,34 @@ impl From<Fault> for Stop {
 /// Runs the stage if this process was started as one, and says with which code it ends: it comes
 /// back only where the program could not be started.
 #[must_use]
-pub fn run_if_asked() -> Option<ExitCode> {
+pub fn run_if_asked() -> Option<u8> {
     let name = std::env::args_os().next()?;
     (name.as_encoded_bytes() == NAME.to_bytes()).then(run)
 }
 
-fn run() -> ExitCode {
-    // Only speaks to whoever looks at `ps`.
+/// Runs the stage before Rust's runtime sets itself up, which takes a fifth of the time that a
+/// bare spawn takes and is of no use to a process that soon becomes another. Where the C library
+/// does not tell constructors the arguments, the stage is found by `main` instead.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "a constructor is named to the linker by its section")]
+#[used]
+// SAFETY: the section holds pointers to such functions. The standard library works without its
+// runtime's set-up, as it does in a program whose `main` is C; it notes the arguments in a
+// constructor of a lower number, which has run before.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = {
+    extern "C" fn before_main() {
+        if let Some(code) = run_if_asked() {
+            // SAFETY: it does not return, and nothing here waits to be flushed or dropped.
+            unsafe { libc::_exit(code.into()) }
+        }
+    }
+    before_main
+};
+
+fn run() -> u8 {
+    const DONE: u8 = 0;
+    const FAILED: u8 = 1;
     let _ = nix::sys::prctl::set_name(NAME);
     let healer = inherited(SOCKET);
     let bytes = read_to_end(inherited(SPEC));
@@ -112,14 +87,14 @@ fn run() -> ExitCode {
         Ok(None) => Err(fault("reading the specification")),
         Err(errno) => Err(refused("reading the specification", *errno)),
     };
-    let Ok(Some(output)) = wait_for_go(healer) else { return ExitCode::SUCCESS };
-    let end = spec.map_err(Stop::Fault).and_then(|spec| become_program(&spec, healer, &output));
+    let Ok(Some(output)) = wait_for_go(healer) else { return DONE };
+    let end = spec.map_err(Stop::Fault).and_then(|spec| become_program(&spec, healer, output));
     match end {
         Ok(never) => match never {},
-        Err(Stop::HealerGone) => ExitCode::SUCCESS,
+        Err(Stop::HealerGone) => DONE,
         Err(Stop::Fault(fault)) => {
             let _ = tell(healer, &Report::Fault(fault));
-            ExitCode::FAILURE
+            FAILED
         }
     }
 }
@@ -170,9 +145,11 @@ fn tell(healer: BorrowedFd<'_>, report: &Report) -> rustix::io::Result<usize> {
 fn become_program(
     spec: &Spec<'_>,
     healer: BorrowedFd<'_>,
-    output: &[OwnedFd],
+    output: Vec<OwnedFd>,
 ) -> Result<Infallible, Stop> {
-    let identity = look_up(&spec.head.run_as)?;
+    // Only speaks to whoever looks at `ps`, as below.
+    let _ = nix::sys::prctl::set_name(LOOKUP);
+    let identity = Identity::look_up(&spec.head.run_as)?;
     // The entry's limits may leave no room for another descriptor: these come first.
     set_up_descriptors(output)?;
     set_scheduling(&spec.head.scheduling)?;
@@ -183,7 +160,7 @@ fn become_program(
     drop_capabilities()?;
     let mut environment = spec.environment.clone();
     if let Some(identity) = &identity {
-        assume(identity)?;
+        identity.assume()?;
         environment.extend(identity.variables.iter().filter_map(|variable| {
             let name = variable.to_bytes().split_inclusive(|byte| *byte == b'=').next()?;
             let told = spec.environment.iter().any(|told| told.to_bytes().starts_with(name));
@@ -203,102 +180,6 @@ fn become_program(
     Err(exec_fault(program, errno).into())
 }
 
-/// Who the program is to run as.
-struct Identity {
-    uid: Uid,
-    gid: Gid,
-    /// `None`: as healer has them.
-    supplementary: Option<Vec<Gid>>,
-    /// What the user database says, as variables of the environment.
-    variables: Vec<CString>,
-}
-
-/// Asks the user and the group database, whatever they are made of: this may take its time.
-fn look_up(run_as: &As) -> Result<Option<Identity>, Fault> {
-    let (user, group) = match run_as {
-        As::Healer => return Ok(None),
-        As::Root => {
-            return Ok(Some(Identity {
-                uid: Uid::from_raw(0),
-                gid: Gid::from_raw(0),
-                supplementary: None,
-                variables: Vec::new(),
-            }));
-        }
-        As::User { user, group } => (user, group),
-    };
-    let _ = nix::sys::prctl::set_name(LOOKUP);
-    let number = user.parse().ok().map(Uid::from_raw);
-    let entry = number.map_or_else(|| User::from_name(user), User::from_uid).map_err(|errno| {
-        refused(format!("looking up user \"{user}\" in the user database"), errno)
-    })?;
-    let gid = match (group, &entry) {
-        (Some(group), _) => group_id(group)?,
-        (None, Some(entry)) => entry.gid,
-        (None, None) if number.is_some() => {
-            let reason = "is not in the user database: run_as_group must say its group";
-            return Err(fault(format!("user {user} {reason}")));
-        }
-        (None, None) => return Err(unknown("user", user)),
-    };
-    let Some(entry) = entry else {
-        let uid = number.ok_or_else(|| unknown("user", user))?;
-        return Ok(Some(Identity {
-            uid,
-            gid,
-            supplementary: Some(Vec::new()),
-            variables: variables(user.as_bytes(), b"/", b"/bin/sh"),
-        }));
-    };
-    let name = CString::new(entry.name.as_bytes()).map_err(|_| unknown("user", user))?;
-    let supplementary = getgrouplist(&name, gid)
-        .map_err(|errno| refused(format!("looking up the groups of user \"{user}\""), errno))?;
-    let shell =
-        if entry.shell.as_os_str().is_empty() { Path::new("/bin/sh") } else { &entry.shell };
-    let variables = variables(
-        entry.name.as_bytes(),
-        entry.dir.as_os_str().as_encoded_bytes(),
-        shell.as_os_str().as_encoded_bytes(),
-    );
-    Ok(Some(Identity { uid: entry.uid, gid, supplementary: Some(supplementary), variables }))
-}
-
-fn group_id(group: &str) -> Result<Gid, Fault> {
-    if let Ok(number) = group.parse() {
-        return Ok(Gid::from_raw(number));
-    }
-    let entry = Group::from_name(group).map_err(|errno| {
-        refused(format!("looking up group \"{group}\" in the group database"), errno)
-    })?;
-    Ok(entry.ok_or_else(|| unknown("group", group))?.gid)
-}
-
-fn unknown(what: &str, name: &str) -> Fault {
-    fault(format!("{what} \"{name}\" is not in the {what} database"))
-}
-
-fn variables(user: &[u8], home: &[u8], shell: &[u8]) -> Vec<CString> {
-    [(b"HOME=".as_slice(), home), (b"USER=", user), (b"LOGNAME=", user), (b"SHELL=", shell)]
-        .into_iter()
-        .filter_map(|(name, value)| CString::new([name, value].concat()).ok())
-        .collect()
-}
-
-/// Gives up healer's identity for this one, for good: real, effective and saved.
-fn assume(identity: &Identity) -> Result<(), Fault> {
-    let &Identity { uid, gid, .. } = identity;
-    if !Uid::effective().is_root() && uid == Uid::effective() && gid == Gid::effective() {
-        // An ordinary user's healer: there is nothing to change, nor the right to change it.
-        return Ok(());
-    }
-    let failed = |step: String| move |errno: nix::Error| refused(step, errno);
-    if let Some(groups) = &identity.supplementary {
-        setgroups(groups).map_err(failed("setting the supplementary groups".to_owned()))?;
-    }
-    setresgid(gid, gid, gid).map_err(failed(format!("becoming group {gid}")))?;
-    setresuid(uid, uid, uid).map_err(failed(format!("becoming user {uid}")))
-}
-
 /// What an exec would pass on although the identity has changed. A root process gets root's full
 /// set by the exec itself.
 fn drop_capabilities() -> Result<(), Fault> {
@@ -309,10 +190,9 @@ fn drop_capabilities() -> Result<(), Fault> {
     Ok(())
 }
 
-fn set_up_descriptors(output: &[OwnedFd]) -> Result<(), Fault> {
-    let [stdout, stderr] = output else {
-        return Err(fault("receiving the output descriptors"));
-    };
+fn set_up_descriptors(output: Vec<OwnedFd>) -> Result<(), Fault> {
+    let [stdout, stderr] =
+        <[_; 2]>::try_from(output).map_err(|_| fault("receiving the output descriptors"))?;
     let failed = |step: &str| {
         let step = step.to_owned();
         move |errno| refused(step, errno)
@@ -338,7 +218,11 @@ fn set_scheduling(asked: &Scheduling) -> Result<(), Fault> {
         cpus.iter().try_for_each(|cpu| set.set(*cpu))?;
         if sched_getaffinity(myself)? == set { Ok(()) } else { sched_setaffinity(myself, &set) }
     };
-    affinity().map_err(|errno| refused("setting the CPU affinity", errno))
+    match affinity() {
+        // None of them is left: healer's cpuset was changed, and what is inherited is right.
+        Err(nix::Error::EINVAL) => Ok(()),
+        set => set.map_err(|errno| refused("setting the CPU affinity", errno)),
+    }
 }
 
 #[expect(unsafe_code, reason = "no wrapper of sched_setscheduler(2) among the dependencies")]
@@ -363,16 +247,20 @@ fn set_policy(asked: &Scheduling) -> io::Result<()> {
 }
 
 fn set_oom_score_adj(asked: i32) -> Result<(), Fault> {
-    let write = || {
-        let file = open("/proc/self/oom_score_adj", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let asked = asked.to_string();
+    let set = || {
         let mut now = [0; 8];
+        // Read first: where nothing is to change, it need not be writable.
+        let file = open(FILE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let length = rustix::io::read(&file, &mut now)?;
-        if now[..length].trim_ascii() == asked.to_string().as_bytes() {
+        if now[..length].trim_ascii() == asked.as_bytes() {
             return Ok(());
         }
-        rustix::io::pwrite(&file, asked.to_string().as_bytes(), 0).map(drop)
+        let file = open(FILE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&file, asked.as_bytes()).map(drop)
     };
-    write().map_err(|errno| refused(format!("setting oom_score_adj to {asked}"), errno))
+    set().map_err(|errno| refused(format!("setting oom_score_adj to {asked}"), errno))
 }
 
 fn set_limits(spec: &Spec<'_>) -> Result<(), Fault> {
@@ -394,7 +282,8 @@ fn reset_signals() -> Result<(), Fault> {
     // The kernel's own structure (handler, flags, restorer, mask): all zero is SIG_DFL.
     let default = [0_u64; 4];
     let mask_size = size_of::<u64>();
-    for signal in (1..=SIGNALS).filter(|signal| ![9, 19].contains(signal)) {
+    let fixed = [libc::SIGKILL, libc::SIGSTOP].map(libc::c_long::from);
+    for signal in (1..=SIGNALS).filter(|signal| !fixed.contains(signal)) {
         // SAFETY: `default` is as large as the structure on every 64-bit Linux, and outlives the
         // call, which only reads it. No handler of this process is needed any more.
         let result = unsafe {
@@ -433,12 +322,4 @@ fn exec_fault(program: &CStr, errno: nix::Error) -> Fault {
 
 fn text(string: &CStr) -> std::borrow::Cow<'_, str> {
     string.to_string_lossy()
-}
-
-fn fault(step: impl Into<String>) -> Fault {
-    Fault { step: step.into(), errno: None }
-}
-
-fn refused(step: impl Into<String>, error: impl Into<io::Error>) -> Fault {
-    Fault { step: step.into(), errno: error.into().raw_os_error() }
 }

@@ -1,0 +1,138 @@
+//! How long a launch takes, beside the floor: a bare posix_spawn(3) and waitpid(2) of the same
+//! program, the two by turns in one run, so that both meet the same machine.
+//!
+//! `cargo bench --bench launch [-- ROUNDS]`. "exec" ends with the confirmed exec, "end" with the
+//! program reaped, as the floor does. "stage alone" is the floor of the stage's own binary: what
+//! chain loading costs whatever the stage does.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that fails has nothing to tell")]
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use healer::config::{
+    Backoff, Breaker, InheritEnv, Matching, Output, OutputFile, Process, Recovery, Restart, RunAs,
+    Stop,
+};
+use healer::event::{ProcessName, Signal};
+use healer::launch::{Baseline, Launcher};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+const PROGRAM: &str = "/bin/true";
+const STAGE: &str = env!("CARGO_BIN_EXE_healer");
+const WARM_UP: usize = 50;
+
+fn main() {
+    let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(1000);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let logs = tempfile::tempdir().unwrap();
+    let launcher =
+        Launcher::new(Baseline::record().unwrap(), logs.path()).with_stage(PathBuf::from(STAGE));
+    let root = rustix::process::geteuid().is_root();
+    let user = RunAs::User { user: "nobody".to_owned(), group: None };
+    let kinds =
+        [("as itself", RunAs::Healer, true), ("root", RunAs::Root, root), ("user", user, root)];
+    for (name, run_as, _) in kinds.into_iter().filter(|(_, _, possible)| *possible) {
+        let process = entry(run_as);
+        let [mut floor, mut alone, mut exec, mut end] = [const { Vec::new() }; 4];
+        for round in 0..rounds + WARM_UP {
+            let spawned = floor_of(Path::new(PROGRAM), c"true");
+            let stage = floor_of(Path::new(STAGE), c"healer-stage");
+            let (confirmed, reaped) = runtime.block_on(launch(&launcher, &process));
+            if round >= WARM_UP {
+                floor.push(spawned);
+                alone.push(stage);
+                exec.push(confirmed);
+                end.push(reaped);
+            }
+        }
+        println!("{PROGRAM} {name}, {rounds} rounds");
+        for (what, times) in
+            [("floor", &floor), ("stage alone", &alone), ("exec", &exec), ("end", &end)]
+        {
+            report(what, times, &floor);
+        }
+    }
+}
+
+fn report(what: &str, times: &[Duration], floor: &[Duration]) {
+    let [p50, p99] = [50, 99].map(|percent| percentile(times, percent));
+    let [floor50, floor99] = [50, 99].map(|percent| percentile(floor, percent));
+    println!(
+        "  {what:12} p50 {:6.0} µs ({:.2} × floor)   p99 {:6.0} µs ({:.2} × floor)",
+        p50 * 1e6,
+        p50 / floor50,
+        p99 * 1e6,
+        p99 / floor99,
+    );
+}
+
+fn percentile(times: &[Duration], percent: usize) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted[(sorted.len() - 1) * percent / 100].as_secs_f64()
+}
+
+fn floor_of(program: &Path, name: &CStr) -> Duration {
+    let (actions, attributes) =
+        (PosixSpawnFileActions::init().unwrap(), PosixSpawnAttr::init().unwrap());
+    let none: [&CStr; 0] = [];
+    let began = Instant::now();
+    let pid = posix_spawn(program, &actions, &attributes, &[name], &none).unwrap();
+    nix::sys::wait::waitpid(pid, None).unwrap();
+    began.elapsed()
+}
+
+async fn launch(launcher: &Launcher, process: &Process) -> (Duration, Duration) {
+    let began = Instant::now();
+    let staged = launcher.spawn(process).unwrap();
+    let held = staged.go(tokio::time::Instant::now() + Duration::from_secs(10)).await.unwrap();
+    let confirmed = began.elapsed();
+    waitid(WaitId::PidFd(held.as_fd()), WaitIdOptions::EXITED).unwrap();
+    (confirmed, began.elapsed())
+}
+
+fn entry(run_as: RunAs) -> Process {
+    Process {
+        name: ProcessName::new("true"),
+        enabled: true,
+        command: PathBuf::from(PROGRAM),
+        args: Vec::new(),
+        env: BTreeMap::new(),
+        inherit_env: InheritEnv::Nothing,
+        working_dir: PathBuf::from("/"),
+        run_as,
+        umask: None,
+        limits: BTreeMap::new(),
+        nice: None,
+        oom_score_adj: None,
+        output: Output::File(OutputFile { max_bytes: u64::MAX, keep: 1 }),
+        autostart: true,
+        matching: Matching::default(),
+        monitors: Vec::new(),
+        ready_after: Duration::from_secs(1),
+        stop: Stop { signal: Signal(15), timeout: Duration::from_secs(10), leftovers: true },
+        recovery: Recovery {
+            restart: Restart::Always,
+            breaker: Breaker {
+                retries: 3,
+                window: Duration::from_secs(60),
+                cooldown: Duration::from_secs(180),
+                cooldown_factor: 1.0,
+                cooldown_max: Duration::from_secs(180),
+                half_open: Duration::from_secs(2),
+            },
+            backoff: Backoff {
+                initial: Duration::from_secs(1),
+                factor: 2.0,
+                max: Duration::from_secs(30),
+                jitter: 0.0,
+            },
+            start_timeout: Duration::from_secs(10),
+        },
+    }
+}
