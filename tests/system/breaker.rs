@@ -44,7 +44,7 @@ fn good_trial_closes_the_breaker_and_empties_its_window() {
     // The third failure opened the breaker: the fourth start is the trial.
     service.running(4);
     assert!(service.gaps()[2] >= COOLDOWN, "started while Open: {:?}", service.gaps());
-    healer.until_said(&[("process", "shaky"), ("to", "ready")]);
+    healer.until_said(&[("process", "shaky"), ("message", "breaker closed")]);
     throughout(Duration::from_millis(800), "the trial lives", || service.starts().len() == 4);
     // The whole budget is there again.
     for count in 4..=5 {

@@ -51,7 +51,7 @@ fn stop_during_launches_leaves_whole_processes_and_starts_no_more() {
     let site = Site::new();
     let services: Vec<_> = (0..50).map(|number| site.service(&format!("s{number}"))).collect();
     site.configure(&services);
-    let healer = site.spawn(site.healer().arg("--foreground"));
+    let healer = site.spawn(&mut site.healer(&["--foreground"]));
     eventually("the first launches are done", || !services[0].starts().is_empty());
     let asked = Instant::now();
     let status = healer.end_by(Signal::TERM);
@@ -76,7 +76,7 @@ fn hangup_as_early_as_it_is_caught_does_no_harm() {
     let site = Site::new();
     let service = site.service("web");
     site.configure([&service]);
-    let mut healer = site.spawn(site.healer().arg("--foreground"));
+    let mut healer = site.spawn(&mut site.healer(&["--foreground"]));
     let pid = healer.pid();
     eventually("SIGHUP is caught", || catches(pid, 1));
     for _ in 0..5 {
@@ -101,7 +101,7 @@ fn second_healer_refuses_to_start_and_names_the_first() {
     let mut healer = site.guard([&service]);
     let first = service.running(1);
     for arguments in [&["--foreground"][..], &[]] {
-        let second = run(site.healer().args(arguments));
+        let second = run(&mut site.healer(arguments));
         assert!(!second.status.success());
         let said = stderr(&second);
         assert!(said.contains(&healer.pid().to_string()), "{said}");
@@ -128,7 +128,7 @@ fn daemonised_start_returns_when_ready_and_the_pid_file_names_the_daemon() {
     let service = site.service("web");
     site.configure([&service]);
     // Its output ends only when the daemon has closed the descriptors it was given.
-    let output = run(&mut site.healer());
+    let output = run(&mut site.healer(&[]));
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let pid = fs::read_to_string(site.file("run/healer.pid")).unwrap().trim().parse().unwrap();
     let daemon = Living::read(pid).expect("healer.pid names a living process");
@@ -146,7 +146,7 @@ fn environment_can_keep_healer_in_the_foreground() {
     let site = Site::new();
     let service = site.service("web");
     site.configure([&service]);
-    let mut healer = site.spawn(site.healer().env("HEALER_NO_DAEMON", "1"));
+    let mut healer = site.spawn(site.healer(&[]).env("HEALER_NO_DAEMON", "1"));
     service.running(1);
     healer.assert_running();
     assert_eq!(site.daemons().len(), 1);
@@ -162,7 +162,7 @@ fn fault_of_the_file_is_the_exit_status(#[case] text: Option<&str>, #[case] code
         site.write_config(text);
     }
     for arguments in [&["--foreground"][..], &[], &["check"], &["check", "--file-only"]] {
-        let output = run(site.healer().args(arguments));
+        let output = run(&mut site.healer(arguments));
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         assert!(said.contains(site.config().to_str().unwrap()), "{arguments:?}: {said}");
@@ -174,13 +174,13 @@ fn fault_of_the_file_is_the_exit_status(#[case] text: Option<&str>, #[case] code
 fn config_path_is_printed_and_the_environment_can_name_it() {
     let site = Site::new();
     site.configure([&site.service("web")]);
-    let output = run(site.healer().arg("--print-config-path"));
+    let output = run(&mut site.healer(&["--print-config-path"]));
     assert_eq!(
         (output.status.code(), stdout(&output).trim()),
         (Some(0), site.config().to_str().unwrap())
     );
 
-    let mut command = crate::harness::command(site.healer().get_program());
+    let mut command = crate::harness::command(site.healer(&[]).get_program());
     let named = site.file("config.yaml");
     let output = run(command.arg("--print-config-path").env("HEALER_CONFIG", &named));
     assert_eq!((output.status.code(), stdout(&output).trim()), (Some(0), named.to_str().unwrap()));
@@ -189,7 +189,7 @@ fn config_path_is_printed_and_the_environment_can_name_it() {
 #[test]
 fn version_and_help_tell_what_this_is() {
     let site = Site::new();
-    let program = site.healer().get_program().to_owned();
+    let program = site.healer(&[]).get_program().to_owned();
     let version = run(crate::harness::command(&program).arg("--version"));
     assert_eq!(version.status.code(), Some(0));
     assert_eq!(stdout(&version).trim(), concat!("healer ", env!("CARGO_PKG_VERSION")));
@@ -205,7 +205,7 @@ fn check_accepts_what_healer_starts_with() {
     let site = Site::new();
     site.configure([&site.service("web"), &site.service("db").with_pid_file()]);
     for arguments in [&["check"][..], &["check", "--file-only"]] {
-        let output = run(site.healer().args(arguments));
+        let output = run(&mut site.healer(arguments));
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
     }
 }
@@ -220,7 +220,7 @@ fn directory_that_others_may_write_is_refused_by_a_root_healer() {
     site.configure([&site.service("web")]);
     fs::create_dir(site.file("run")).unwrap();
     fs::set_permissions(site.file("run"), fs::Permissions::from_mode(0o777)).unwrap();
-    let output = run(site.healer().arg("--foreground"));
+    let output = run(&mut site.healer(&["--foreground"]));
     assert!(!output.status.success());
     assert!(stderr(&output).contains(site.file("run").to_str().unwrap()), "{}", stderr(&output));
 }

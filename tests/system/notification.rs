@@ -40,7 +40,7 @@ fn watchdog_is_fed_as_often_as_the_environment_asks() {
     let service = site.service("web");
     site.configure([&service]);
     let barks = || site.notify.heard().iter().filter(|said| *said == "WATCHDOG=1").count();
-    let _healer = site.spawn(site.healer().arg("--foreground").env("WATCHDOG_USEC", "400000"));
+    let _healer = site.spawn(site.healer(&["--foreground"]).env("WATCHDOG_USEC", "400000"));
     eventually("the watchdog is fed", || barks() >= 5);
 }
 
@@ -59,7 +59,7 @@ fn missing_service_manager_is_no_fault() {
     let service = site.service("web");
     site.configure([&service]);
     let gone = site.file("nobody-listens");
-    let mut healer = site.spawn(site.healer().arg("--foreground").env("NOTIFY_SOCKET", gone));
+    let mut healer = site.spawn(site.healer(&["--foreground"]).env("NOTIFY_SOCKET", gone));
     service.running(1);
     service.kill(Signal::KILL);
     service.running(2);

@@ -139,7 +139,7 @@ fn reload_keeps_the_breaker_open() {
         .set("recovery.retries", 0)
         .set("recovery.cooldown_secs", 60);
     let mut healer = site.guard([&service]);
-    healer.until_said(&[("process", "broken"), ("to", "breaker-open")]);
+    healer.until_said(&[("process", "broken"), ("message", "breaker opened")]);
     healer.reload([&service.clone().set("recovery.retries", 5)]);
     healer.reload([&service.clone().set("recovery.retries", 6)]);
     throughout(Duration::from_millis(800), "no start while Open", || service.starts().len() == 1);

@@ -52,8 +52,7 @@ fn two_hundred_killed_at_once_are_back_none_twice(#[case] files: bool, #[case] b
         .map(|service| if files { service.with_pid_file() } else { service })
         .collect();
     site.configure(&services);
-    let mut daemon = site.healer();
-    daemon.arg("--foreground");
+    let mut daemon = site.healer(&["--foreground"]);
     if let Some(capacity) = bus {
         daemon.env("HEALER_BUS_CAPACITY", capacity);
     }

@@ -24,7 +24,7 @@ impl Site {
     /// Starts healer with the configuration as it is, and waits until it says it is ready.
     pub fn start(&self) -> Healer<'_> {
         let before = self.notify.heard().len();
-        let mut healer = self.spawn(self.healer().arg("--foreground"));
+        let mut healer = self.spawn(&mut self.healer(&["--foreground"]));
         healer.until_heard(before, "READY=1");
         healer
     }

@@ -107,10 +107,14 @@ impl Site {
         fs::rename(beside, self.config()).unwrap();
     }
 
-    /// healer with this site's configuration, to which the caller adds.
-    pub fn healer(&self) -> Command {
+    /// healer with these arguments and this site's configuration, to which the caller adds.
+    pub fn healer(&self, arguments: &[&str]) -> Command {
         let mut command = command(daemon());
-        command.arg("-c").arg(self.config()).env("NOTIFY_SOCKET", self.notify.path());
+        command
+            .args(arguments)
+            .arg("-c")
+            .arg(self.config())
+            .env("NOTIFY_SOCKET", self.notify.path());
         command.current_dir(self.path());
         command
     }
