@@ -15,8 +15,7 @@ use healer::config::{
 };
 use healer::event::{Instance, Pid, ProcessName, Signal};
 use healer::instance::Held;
-use healer::instance::left;
-use healer::instance::table::{Row, Table};
+use healer::instance::table::Table;
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -69,6 +68,7 @@ pub fn quick_stop() -> Stop {
 /// A started process. Ended on drop, with everything in its session.
 pub struct Started {
     child: Child,
+    instance: Instance,
 }
 
 impl Started {
@@ -76,8 +76,9 @@ impl Started {
         Pid(self.child.id().cast_signed())
     }
 
+    /// Who it was when it was started, dead or alive by now.
     pub fn instance(&self) -> Instance {
-        instance_of(self.pid())
+        self.instance
     }
 
     /// Waits for its end, as a parent does.
@@ -117,18 +118,18 @@ pub fn start(command: &[&str]) -> Started {
 #[expect(clippy::disallowed_methods, reason = "no reaper runs in these tests")]
 pub fn start_in(dir: &Path, command: &[&str]) -> Started {
     use std::os::unix::process::CommandExt;
-    let mut start = std::process::Command::new("setsid");
-    start.arg("--").args(command).current_dir(dir).arg0("setsid");
-    start.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut command_line = std::process::Command::new("setsid");
+    command_line.arg("--").args(command).current_dir(dir).arg0("setsid");
+    command_line.stdin(Stdio::null()).stdout(Stdio::null());
     if std::env::var_os("HEALER_TESTS_STDERR").is_none() {
-        start.stderr(Stdio::null());
+        command_line.stderr(Stdio::null());
     }
     // setsid(1) forks only where it leads a process group already: here it never does.
-    Started { child: start.spawn().unwrap() }
-}
-
-pub fn instance_of(pid: Pid) -> Instance {
-    Row::read(pid).unwrap().unwrap_or_else(|| panic!("no process {pid}")).instance
+    let child = command_line.spawn().unwrap();
+    // Not reaped yet, so its PID is its own, even if it ended already.
+    let stat = procfs::process::Process::new(child.id().cast_signed()).unwrap().stat().unwrap();
+    let instance = Instance { pid: Pid(stat.pid), start_ticks: stat.starttime };
+    Started { child, instance }
 }
 
 /// Polls until `condition` holds; says `what` it waited for if it never does.
@@ -206,9 +207,4 @@ pub fn is_root() -> bool {
 /// A process gone from among the living, zombie or not.
 pub fn is_dead(instance: Instance) -> bool {
     Held::open_exactly(instance).unwrap().is_none()
-}
-
-/// Ends what is left of a session when a test is over.
-pub fn left_count(instance: Instance) -> usize {
-    left::left_of(instance, None).unwrap().len()
 }
