@@ -398,7 +398,7 @@ fn candidate<'a>(row: &'a Row, details: &'a Details) -> Candidate<'a> {
 }
 
 /// How many PID namespaces deep healer itself lives; no process ever changes its own.
-fn own_depth() -> usize {
+pub(crate) fn own_depth() -> usize {
     static DEPTH: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *DEPTH.get_or_init(|| {
         let own = Row::read(Pid(std::process::id().cast_signed())).ok().flatten();
