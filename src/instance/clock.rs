@@ -47,6 +47,12 @@ impl WallClock {
     }
 }
 
+/// How old a file time (nanoseconds since 1970) is; `None` for one in the future.
+#[must_use]
+pub fn age(file_time: i128) -> Option<Duration> {
+    u64::try_from(nanos(ClockId::Realtime) - file_time).ok().map(Duration::from_nanos)
+}
+
 fn offset() -> i128 {
     nanos(ClockId::Realtime) - nanos(ClockId::Boottime)
 }

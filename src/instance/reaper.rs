@@ -71,12 +71,8 @@ impl Reaper {
         Ok(())
     }
 
-    /// How this instance ended, once; `None` where it was no child or was not reaped. Either way
-    /// it is expected no longer.
+    /// How this instance ended, once; `None` where it was not reaped (yet).
     pub fn take(&mut self, instance: Instance) -> Option<Exit> {
-        if self.living.get(&instance.pid) == Some(&instance) {
-            self.living.remove(&instance.pid);
-        }
         self.ended.remove(&instance)
     }
 }

@@ -148,7 +148,7 @@ pub fn fit(wanted: &Wanted, candidate: &Candidate<'_>, depth: usize) -> Fit {
     }
     if shows_arguments(wanted, &details.cmdline) {
         Fit::Full
-    } else if is_rewritten(&details.cmdline) {
+    } else if is_rewritten(&details.cmdline) && !shows_command(wanted, &details.cmdline) {
         Fit::Rewritten
     } else {
         Fit::No
@@ -259,6 +259,14 @@ fn is_rewritten(cmdline: &[u8]) -> bool {
     first.is_empty() || first.contains(&b' ')
 }
 
+/// Whether a title goes on with the program and its arguments, as nginx's master's does: then what
+/// it does not show was never there, and it is another instance of the same program.
+fn shows_command(wanted: &Wanted, cmdline: &[u8]) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let program = wanted.files.program.path.file_name().map(OsStrExt::as_bytes);
+    program.is_some_and(|name| words(cmdline).skip(1).any(|word| names_file(word, name)))
+}
+
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| matches!(byte, 0 | b' ')).filter(|word| !word.is_empty())
 }
@@ -342,7 +350,12 @@ fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) ->
     let fits: Vec<(Candidate<'_>, Fit)> = rows
         .into_iter()
         .map(|row| (row, judge(row)))
-        .filter(|(_, fit)| *fit != Fit::No)
+        .filter(|(row, fit)| match fit {
+            Fit::No => false,
+            // Another instance's worker shows nothing of its master's arguments.
+            Fit::Rewritten => !is_worker(row, table),
+            Fit::Unreadable | Fit::Full => true,
+        })
         .filter_map(|(row, fit)| Some((candidate(row, row.details()?), fit)))
         .collect();
     match decide(&fits) {
@@ -363,10 +376,15 @@ fn is_eligible(row: &Row, table: &Table) -> bool {
     row.instance.pid.0 > 1 && row.instance.pid != own && !row.kernel_thread && !stage && !orphaned
 }
 
+/// Whether it runs the same program as its parent: a worker.
+fn is_worker(row: &Row, table: &Table) -> bool {
+    table.row(row.parent).is_some_and(|parent| parent.exe() == row.exe())
+}
+
 /// Whether it is another entry's instance, or a worker of one.
 fn is_claimed(row: &Row, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> bool {
-    let master = table.row(row.parent).filter(|parent| claimed(parent.instance));
-    claimed(row.instance) || master.is_some_and(|master| master.exe() == row.exe())
+    let by_master = || table.row(row.parent).is_some_and(|parent| claimed(parent.instance));
+    claimed(row.instance) || (by_master() && is_worker(row, table))
 }
 
 fn candidate<'a>(row: &'a Row, details: &'a Details) -> Candidate<'a> {
@@ -380,7 +398,7 @@ fn candidate<'a>(row: &'a Row, details: &'a Details) -> Candidate<'a> {
 }
 
 /// How many PID namespaces deep healer itself lives; no process ever changes its own.
-fn own_depth() -> usize {
+pub(crate) fn own_depth() -> usize {
     static DEPTH: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *DEPTH.get_or_init(|| {
         let own = Row::read(Pid(std::process::id().cast_signed())).ok().flatten();

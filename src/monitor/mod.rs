@@ -1,18 +1,84 @@
-//! Monitors watch processes and publish what they see of them.
-use crate::bus::Bus;
-use crate::config::Config;
+//! What every monitor promises, and how recovery talks to one.
+//!
+//! A monitor watches processes of its kind and publishes on the bus what it sees: once when an entry
+//! comes, then on change. The bus may lose events, and a burst of all truths would make it lose them
+//! again; so whoever lagged gets the present truth as the answer to [`Command::Republish`], on a
+//! channel that loses nothing. Monitors never wait for anyone who receives. Called by `recovery`;
+//! `pid` watches PID files.
+
 use std::sync::Arc;
-/// x
-pub struct Monitors;
-impl Monitors {
-    /// x
-    pub fn start(_bus: Bus) -> anyhow::Result<Self> {
-        Ok(Self)
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::event::{Event, Instance, ProcessName};
+
+pub mod pid;
+
+/// What recovery tells a monitor. Each is answered by what the monitor now sees of the entries that
+/// it made it look at; what is new in that travels on the bus as well.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Watch the entries of this configuration and no others.
+    Reload(Arc<Config>),
+    /// Look at every entry anew. One whose file is being written is missing in the answer; it
+    /// follows on the bus.
+    Republish,
+    /// Look at this entry anew.
+    Look(ProcessName),
+    /// healer launched this instance: what comes out of it is this process too.
+    Launched(ProcessName, Instance),
+    /// Recovery holds this instance, launched or adopted: it is this process, no other test.
+    Held(ProcessName, Instance),
+}
+
+/// A command and where its answer goes.
+pub type Order = (Command, oneshot::Sender<Vec<Event>>);
+
+/// A running monitor. It ends when this handle is dropped; [`Handle::stop`] waits for that.
+#[derive(Debug)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+/// The monitor's task has ended, which it only does when it is told to or panics.
+#[derive(Debug, thiserror::Error)]
+#[error("the monitor has stopped")]
+pub struct Stopped;
+
+/// Commands that may wait; recovery awaits each answer, so one is enough.
+const ORDERS: usize = 8;
+
+impl Handle {
+    /// Runs a monitor: `task` gets its orders and ends when they end.
+    pub fn spawn<F>(task: impl FnOnce(mpsc::Receiver<Order>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        Self { orders, task: tokio::spawn(task(receiver)) }
     }
-    /// x
-    pub async fn reload(&self, _c: Arc<Config>) -> anyhow::Result<()> {
-        Ok(())
+
+    /// Tells the monitor and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub async fn tell(&self, command: Command) -> Result<Vec<Event>, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send((command, answer)).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
     }
-    /// x
-    pub async fn stop(self) {}
+
+    /// Ends the monitor and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// The monitor panicked.
+    pub async fn stop(self) -> Result<(), tokio::task::JoinError> {
+        drop(self.orders);
+        self.task.await
+    }
 }

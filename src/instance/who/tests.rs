@@ -64,6 +64,11 @@ fn one<'a>(pid: i32, parent: i32, exe: &'a Exe, details: &'a Details) -> Candida
 #[case::too_few(nginx(&["-c", "/a"]), "nginx\0-c\0", Fit::No)]
 #[case::first_word_is_no_argument(nginx(&["nginx"]), "nginx\0", Fit::No)]
 #[case::rewritten(nginx(&["-c", "/a"]), "nginx: worker process", Fit::Rewritten)]
+#[case::title_shows_others(
+    nginx(&["-c", "/a"]),
+    "nginx: master process /usr/sbin/nginx -c /b",
+    Fit::No
+)]
 #[case::erased(nginx(&["-c", "/a"]), "\0\0\0", Fit::Rewritten)]
 // A script: the word before them ends in its name.
 #[case::script(script(&["-p", "1"]), "python3\0./web.py\0-p\x001\0", Fit::Full)]

@@ -1,0 +1,133 @@
+//! Looking at entries once: which living process is each, by what is held, its PID file, or matching.
+//!
+//! No task and no memory: `pid` looks at each change, `recovery` right before each launch.
+
+use std::sync::Arc;
+
+use crate::config::Process;
+use crate::event::{Instance, Observation, Pid};
+use crate::instance::clock::{self, WallClock};
+use crate::instance::program;
+use crate::instance::table::{Exe, Row, Table};
+use crate::instance::who::{self, Fit};
+
+use super::file::{self, Contents, PidFile};
+use super::verdict::{Named, Verdict, judge};
+
+/// What recovery knows of one process.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<F: Fn(Instance) -> bool> {
+    /// The last instance that was held, dead or alive.
+    pub held: Option<Instance>,
+    /// The last instance that healer launched, dead or alive.
+    pub launched: Option<Instance>,
+    /// Tells the instances of other processes.
+    pub taken: F,
+    /// How file times compare with boot time.
+    pub wall: WallClock,
+}
+
+/// Looks at one process: held, named by its PID file, or matched where none was ever held.
+#[must_use]
+pub fn look(process: &Process, known: &Known<impl Fn(Instance) -> bool>) -> Observation {
+    if let Some(seen) = without_matching(process, known) {
+        return seen;
+    }
+    match Table::snapshot() {
+        Ok(table) => observation(who::resolve(process, &table, &known.taken)),
+        Err(error) => blind(&error),
+    }
+}
+
+/// Looks at many processes that only matching can tell, over one snapshot.
+pub(super) fn look_by_matching(
+    processes: &[Arc<Process>],
+    taken: &dyn Fn(Instance) -> bool,
+) -> Vec<Observation> {
+    match Table::snapshot() {
+        Ok(table) => {
+            who::resolve_all(processes, &table, taken).into_iter().map(observation).collect()
+        }
+        Err(error) => vec![blind(&error); processes.len()],
+    }
+}
+
+/// What needs no pass over `/proc`; `None` where matching has to tell.
+pub(super) fn without_matching(
+    process: &Process,
+    known: &Known<impl Fn(Instance) -> bool>,
+) -> Option<Observation> {
+    let is_alive = |one: &Instance| living(one.pid).is_some_and(|row| row.instance == *one);
+    if let Some(held) = known.held.filter(is_alive) {
+        return Some(Observation::Up(held));
+    }
+    let by_file = process.pid_file().and_then(|path| match file::read(path) {
+        Contents::Missing | Contents::Nothing { .. } => None,
+        Contents::Refused { reason } => Some(Observation::Unclear { reason }),
+        Contents::Names(file) => judged(process, &file, known),
+    });
+    // Matching is for first adoptions: afterwards healer knows its own by holding it, and a
+    // restart does not wait for a pass over /proc.
+    let adopted_before = known.held.is_some() || known.launched.is_some();
+    by_file.or(adopted_before.then_some(Observation::Missing))
+}
+
+fn judged(
+    process: &Process,
+    file: &PidFile,
+    known: &Known<impl Fn(Instance) -> bool>,
+) -> Option<Observation> {
+    let row = living(file.pid)?;
+    let named = named(process, &row, known)?;
+    // It gave back its memory, yet still has its files and ports: neither up nor down.
+    if !row.kernel_thread && *row.exe() == Exe::Gone {
+        let reason = format!("its PID file names {}, which is just ending", row.instance);
+        return Some(Observation::Unclear { reason });
+    }
+    match judge(file, &named, known.wall.since_boot(file.modified)) {
+        Verdict::Mine => Some(Observation::Up(row.instance)),
+        Verdict::Stranger => None,
+        Verdict::Unclear { reason } => Some(Observation::Unclear { reason }),
+    }
+}
+
+fn named(process: &Process, row: &Row, known: &Known<impl Fn(Instance) -> bool>) -> Option<Named> {
+    let details = row.details()?;
+    let own = Pid(std::process::id().cast_signed());
+    Some(Named {
+        instance: row.instance,
+        recorded: known.held == Some(row.instance),
+        taken: (known.taken)(row.instance),
+        never: row.instance.pid.0 <= 1
+            || row.instance.pid == own
+            || row.kernel_thread
+            || details.depth != who::own_depth(),
+        launched: known.launched.is_some_and(|launched| came_out_of(launched, row, own)),
+        fit: program::wanted(process).map_or(Fit::No, |wanted| who::fits(&wanted, row)),
+        uid: details.uid,
+        started: clock::started(row.instance),
+        shown: who::shown(&details.cmdline),
+    })
+}
+
+/// Whether a process is the launched one, of its session, or an orphan that came to healer since.
+fn came_out_of(launched: Instance, row: &Row, own: Pid) -> bool {
+    let is_of_it = row.instance == launched || row.session == launched.pid || row.parent == own;
+    is_of_it && row.instance.start_ticks >= launched.start_ticks
+}
+
+fn living(pid: Pid) -> Option<Row> {
+    Row::read(pid).ok().flatten()
+}
+
+fn observation(verdict: who::Verdict) -> Observation {
+    match verdict {
+        who::Verdict::One(instance) => Observation::Up(instance),
+        who::Verdict::None => Observation::Missing,
+        who::Verdict::Unclear { reason, .. } => Observation::Unclear { reason },
+    }
+}
+
+fn blind(error: &std::io::Error) -> Observation {
+    Observation::Unclear { reason: format!("cannot read /proc: {error}") }
+}

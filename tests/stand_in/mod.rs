@@ -1,0 +1,210 @@
+//! Real processes for tests: started on private directories, awaited to a deadline, ended on drop.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant as Clock};
+
+use healer::config::{
+    Backoff, Breaker, InheritEnv, Matching, Monitor, Output, Process, Recovery, Restart, RunAs,
+    Stop,
+};
+use healer::event::{Instance, Pid, ProcessName, Signal};
+use healer::instance::Held;
+use healer::instance::table::Table;
+
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// An entry as `config` would make it, run as the tests' own user.
+pub fn entry(name: &str, command: &str, args: &[&str]) -> Process {
+    Process {
+        name: ProcessName::new(name),
+        enabled: true,
+        command: command.into(),
+        args: args.iter().map(ToString::to_string).collect(),
+        env: BTreeMap::new(),
+        inherit_env: InheritEnv::Nothing,
+        working_dir: "/".into(),
+        run_as: RunAs::Healer,
+        umask: None,
+        limits: BTreeMap::new(),
+        nice: None,
+        oom_score_adj: None,
+        output: Output::Null,
+        autostart: true,
+        matching: Matching::default(),
+        monitors: vec![Monitor::Ebpf],
+        ready_after: Duration::from_secs(1),
+        stop: quick_stop(),
+        recovery: Recovery {
+            restart: Restart::Always,
+            breaker: Breaker {
+                retries: 3,
+                window: Duration::from_secs(60),
+                cooldown: Duration::from_secs(180),
+                cooldown_factor: 1.0,
+                cooldown_max: Duration::from_secs(3600),
+                half_open: Duration::from_secs(2),
+            },
+            backoff: Backoff {
+                initial: Duration::from_secs(1),
+                factor: 2.0,
+                max: Duration::from_secs(30),
+                jitter: 0.1,
+            },
+            start_timeout: Duration::from_secs(10),
+        },
+    }
+}
+
+pub fn quick_stop() -> Stop {
+    Stop { signal: Signal(libc::SIGTERM), timeout: Duration::from_secs(5), leftovers: true }
+}
+
+/// A started process. Ended on drop, with everything in its session.
+pub struct Started {
+    child: Child,
+    instance: Instance,
+}
+
+impl Started {
+    pub fn pid(&self) -> Pid {
+        Pid(self.child.id().cast_signed())
+    }
+
+    /// Who it was when it was started, dead or alive by now.
+    pub fn instance(&self) -> Instance {
+        self.instance
+    }
+
+    /// Waits for its end, as a parent does.
+    pub fn reap(&mut self) {
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        end_session(self.pid());
+    }
+}
+
+/// Ends every member of a session.
+pub fn end_session(session: Pid) {
+    let table = Table::snapshot().unwrap();
+    for row in table.rows().iter().filter(|row| row.session == session) {
+        end(row.instance);
+    }
+}
+
+/// Ends one process.
+pub fn end(instance: Instance) {
+    if let Ok(Some(held)) = Held::open_exactly(instance) {
+        let _ = held.signal(Signal(libc::SIGKILL));
+    }
+}
+
+/// Starts a command in a session of its own, as healer does.
+pub fn start(command: &[&str]) -> Started {
+    start_in(Path::new("/"), command)
+}
+
+#[expect(clippy::disallowed_methods, reason = "no reaper runs in these tests")]
+pub fn start_in(dir: &Path, command: &[&str]) -> Started {
+    use std::os::unix::process::CommandExt;
+    let mut command_line = std::process::Command::new("setsid");
+    command_line.arg("--").args(command).current_dir(dir).arg0("setsid");
+    command_line.stdin(Stdio::null()).stdout(Stdio::null());
+    if std::env::var_os("HEALER_TESTS_STDERR").is_none() {
+        command_line.stderr(Stdio::null());
+    }
+    // setsid(1) forks only where it leads a process group already: here it never does.
+    let child = command_line.spawn().unwrap();
+    // Not reaped yet, so its PID is its own, even if it ended already.
+    let stat = procfs::process::Process::new(child.id().cast_signed()).unwrap().stat().unwrap();
+    let instance = Instance { pid: Pid(stat.pid), start_ticks: stat.starttime };
+    Started { child, instance }
+}
+
+/// Polls until `condition` holds; says `what` it waited for if it never does.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    until_some(what, || condition().then_some(()));
+}
+
+/// Polls until there is an answer.
+pub fn until_some<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let deadline = Clock::now() + DEADLINE;
+    loop {
+        if let Some(answer) = poll() {
+            return answer;
+        }
+        assert!(Clock::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The living children of a process.
+pub fn children_of(pid: Pid) -> Vec<Instance> {
+    let table = Table::snapshot().unwrap();
+    table.rows().iter().filter(|row| row.parent == pid).map(|row| row.instance).collect()
+}
+
+/// Writes a program file.
+pub fn script(path: &Path, text: &str) -> PathBuf {
+    let mut file = std::fs::File::create(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.set_permissions(PermissionsExt::from_mode(0o755)).unwrap();
+    drop(file);
+    path.to_owned()
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Whether something accepts connections there.
+pub fn answers(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+/// nginx's configuration: one worker, everything private to `dir`.
+pub fn nginx_conf(dir: &Path, port: u16) -> PathBuf {
+    let dir_text = dir.display();
+    let file = dir.join("nginx.conf");
+    std::fs::write(
+        &file,
+        format!(
+            "pid {dir_text}/nginx.pid; error_log {dir_text}/error.log; worker_processes 2;\n\
+             events {{ worker_connections 16; }}\n\
+             http {{ access_log off; client_body_temp_path {dir_text}/b;\n\
+             proxy_temp_path {dir_text}/p; fastcgi_temp_path {dir_text}/f;\n\
+             uwsgi_temp_path {dir_text}/u; scgi_temp_path {dir_text}/s;\n\
+             server {{ listen 127.0.0.1:{port}; }} }}\n"
+        ),
+    )
+    .unwrap();
+    file
+}
+
+/// Says why a test was skipped, or fails where skipping is not allowed.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("HEALER_TESTS_MUST_RUN").is_none(), "must run, but: {why}");
+    eprintln!("skipped: {why}");
+}
+
+pub fn is_root() -> bool {
+    nix::unistd::getuid().is_root()
+}
+
+/// A process gone from among the living, zombie or not.
+pub fn is_dead(instance: Instance) -> bool {
+    Held::open_exactly(instance).unwrap().is_none()
+}
