@@ -218,7 +218,7 @@ impl Watched {
 
     async fn watch(processes: Vec<Process>) -> Self {
         let watched = Self::new(1024);
-        watched.monitor.tell(Command::Reload(config(processes))).await.unwrap();
+        watched.monitor.orders().tell(Command::Reload(config(processes))).await.unwrap();
         watched
     }
 
@@ -254,7 +254,7 @@ impl Watched {
     }
 
     async fn tell(&self, command: Command) -> Vec<Event> {
-        self.monitor.tell(command).await.unwrap()
+        self.monitor.orders().tell(command).await.unwrap()
     }
 }
 

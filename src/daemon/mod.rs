@@ -16,9 +16,10 @@ use tracing::{error, info, warn};
 use crate::bus::Bus;
 use crate::config::load::{LoadError, load};
 use crate::config::{Config, Reader};
+use crate::instance::clock::WallClock;
 use crate::launch::{self, Baseline, Launcher};
 use crate::logging::{self, Target};
-use crate::monitor::Monitors;
+use crate::monitor::{self, Orders, pid};
 use crate::preflight;
 use crate::recovery::{Handle, Recovery};
 use crate::signals::{Asked, Signals};
@@ -102,15 +103,16 @@ impl Daemon {
         // Opened first: no signal falls between two waits.
         let mut signals = Signals::open().context("cannot take over signals")?;
         let bus = Bus::new(bus_capacity());
-        let (recovery, handle) =
-            Recovery::new(self.launcher(), bus.clone()).context("cannot set up recovery")?;
+        let wall = WallClock::now();
+        let monitor = pid::spawn(bus.clone(), wall);
+        let (recovery, handle) = Recovery::new(self.launcher(), bus, monitor.orders(), wall)
+            .context("cannot set up recovery")?;
         let mut recovery = tokio::spawn(recovery.run());
-        let monitors = Monitors::start(bus).context("cannot set up the monitors")?;
 
         let mut config = Config::clone(&self.config);
         report_host_faults(&mut config);
         self.config = Arc::new(config);
-        self.apply(&handle, &monitors).await?;
+        self.apply(&handle, &monitor.orders()).await?;
         let processes = self.config.processes.iter().filter(|process| process.enabled).count();
         info!(version = env!("CARGO_PKG_VERSION"), processes, "healer is ready");
         notify(&[NotifyState::Ready]);
@@ -129,7 +131,7 @@ impl Daemon {
             };
             match woken {
                 Woken::Asked(Asked::Stop) => break Ok(()),
-                Woken::Asked(Asked::Reload) => self.reload(&handle, &monitors).await?,
+                Woken::Asked(Asked::Reload) => self.reload(&handle, &monitor.orders()).await?,
                 // Its answer proves that recovery is not stuck; systemd restarts healer otherwise.
                 Woken::WatchdogDue => {
                     handle.ping().await?;
@@ -147,10 +149,10 @@ impl Daemon {
         notify(&[NotifyState::Stopping]);
         drop(handle);
         let stopped = async {
-            monitors.stop().await;
             if !recovery.is_finished() {
                 drop(recovery.await);
             }
+            drop(monitor.stop().await);
         };
         tokio::select! {
             _ = tokio::time::timeout(STOP_PATIENCE, stopped) => {}
@@ -164,15 +166,15 @@ impl Daemon {
         Launcher::new(self.baseline.clone(), &self.config.log.directory)
     }
 
-    async fn apply(&self, handle: &Handle, monitors: &Monitors) -> anyhow::Result<()> {
-        // Monitors first: what they see is known when recovery looks.
-        monitors.reload(Arc::clone(&self.config)).await?;
+    async fn apply(&self, handle: &Handle, monitor: &Orders) -> anyhow::Result<()> {
+        // The monitor first: what changes while recovery looks is seen by one of the two.
+        monitor.tell(monitor::Command::Reload(Arc::clone(&self.config))).await?;
         handle.reload(Arc::clone(&self.config), self.launcher()).await?;
         Ok(())
     }
 
     /// Takes the file as it is now, or leaves everything as it was.
-    async fn reload(&mut self, handle: &Handle, monitors: &Monitors) -> anyhow::Result<()> {
+    async fn reload(&mut self, handle: &Handle, monitor: &Orders) -> anyhow::Result<()> {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(_) => notify(&[NotifyState::Reloading]),
@@ -186,7 +188,7 @@ impl Daemon {
                 report_host_faults(&mut config);
                 self.report_needs_restart(&config);
                 self.config = Arc::new(config);
-                self.apply(handle, monitors).await?;
+                self.apply(handle, monitor).await?;
                 info!(processes = self.config.processes.len(), "configuration reloaded");
             }
             Err(error) => report_refusal(&error),
@@ -236,7 +238,7 @@ fn report_refusal(error: &LoadError) {
             }
             error!(
                 path = %found.path.display(),
-                faults = found.faults.len() + found.more,
+                faults = found.faults.len(),
                 "reload refused; the configuration is as before"
             );
         }

@@ -122,14 +122,8 @@ pub fn successor(
     known: &dyn Fn(Instance) -> bool,
     table: &Table,
 ) -> Option<Instance> {
-    let own = Pid(std::process::id().cast_signed());
-    let is_orphan = |row: &&Row| {
-        row.parent == own
-            && row.instance != launched
-            && row.instance.start_ticks >= launched.start_ticks
-            && !known(row.instance)
-    };
-    let orphans: Vec<&Row> = table.rows().iter().filter(is_orphan).collect();
+    let orphans: Vec<&Row> =
+        table.rows().iter().filter(|row| is_orphan(row, launched, known)).collect();
     let in_session = orphans.iter().filter(|row| row.session == launched.pid);
     if let Some(found) = foremost(in_session) {
         return Some(found);
@@ -138,6 +132,20 @@ pub fn successor(
     let fitting =
         |asked: Fit| foremost(orphans.iter().filter(|row| who::fits(&wanted, row) == asked));
     fitting(Fit::Full).or_else(|| fitting(Fit::Rewritten))
+}
+
+/// Whether a launched command that exited left any orphan, of which a daemon may yet come.
+/// `known` as for [`successor`].
+pub fn left_orphans(launched: Instance, known: &dyn Fn(Instance) -> bool, table: &Table) -> bool {
+    table.rows().iter().any(|row| is_orphan(row, launched, known))
+}
+
+/// A child of healer that is nobody's instance and started no earlier than the launched one.
+fn is_orphan(row: &Row, launched: Instance, known: &dyn Fn(Instance) -> bool) -> bool {
+    row.parent == Pid(std::process::id().cast_signed())
+        && row.instance != launched
+        && row.instance.start_ticks >= launched.start_ticks
+        && !known(row.instance)
 }
 
 fn foremost<'a>(rows: impl Iterator<Item = &'a &'a Row>) -> Option<Instance> {

@@ -36,31 +36,16 @@ pub enum Command {
 /// A command and where its answer goes.
 pub type Order = (Command, oneshot::Sender<Vec<Event>>);
 
-/// A running monitor. It ends when this handle is dropped; [`Handle::stop`] waits for that.
-#[derive(Debug)]
-pub struct Handle {
-    orders: mpsc::Sender<Order>,
-    task: JoinHandle<()>,
-}
+/// Tells a monitor. Cheap to clone; the monitor ends when the last one is dropped.
+#[derive(Clone, Debug)]
+pub struct Orders(mpsc::UnboundedSender<Order>);
 
 /// The monitor's task has ended, which it only does when it is told to or panics.
 #[derive(Debug, thiserror::Error)]
 #[error("the monitor has stopped")]
 pub struct Stopped;
 
-/// Commands that may wait; recovery awaits each answer, so one is enough.
-const ORDERS: usize = 8;
-
-impl Handle {
-    /// Runs a monitor: `task` gets its orders and ends when they end.
-    pub fn spawn<F>(task: impl FnOnce(mpsc::Receiver<Order>) -> F) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let (orders, receiver) = mpsc::channel(ORDERS);
-        Self { orders, task: tokio::spawn(task(receiver)) }
-    }
-
+impl Orders {
     /// Tells the monitor and waits for its answer.
     ///
     /// # Errors
@@ -68,11 +53,47 @@ impl Handle {
     /// [`Stopped`].
     pub async fn tell(&self, command: Command) -> Result<Vec<Event>, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.orders.send((command, answer)).await.map_err(|_| Stopped)?;
+        self.0.send((command, answer)).map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
     }
 
-    /// Ends the monitor and waits for its end.
+    /// Tells the monitor and does not wait. What is new to it comes on the bus.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`].
+    pub fn note(&self, command: Command) -> Result<(), Stopped> {
+        let (answer, _) = oneshot::channel();
+        self.0.send((command, answer)).map_err(|_| Stopped)
+    }
+}
+
+/// A running monitor.
+#[derive(Debug)]
+pub struct Handle {
+    orders: Orders,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Runs a monitor: `task` gets its orders and ends when they end.
+    pub fn spawn<F>(task: impl FnOnce(mpsc::UnboundedReceiver<Order>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Unbounded, as whoever tells must not wait; no more can queue than recovery launches and
+        // adopts in one of its turns.
+        let (orders, receiver) = mpsc::unbounded_channel();
+        Self { orders: Orders(orders), task: tokio::spawn(task(receiver)) }
+    }
+
+    /// The means to tell it.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
+    /// Waits for the monitor's end, which comes once all its [`Orders`] are dropped.
     ///
     /// # Errors
     ///

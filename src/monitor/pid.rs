@@ -42,7 +42,7 @@ pub fn spawn(bus: Bus, wall: WallClock) -> Handle {
     Handle::spawn(|orders| run(PidFiles::new(bus, wall), orders))
 }
 
-async fn run(mut files: PidFiles, mut orders: mpsc::Receiver<Order>) {
+async fn run(mut files: PidFiles, mut orders: mpsc::UnboundedReceiver<Order>) {
     loop {
         let due = files.next_due();
         tokio::select! {

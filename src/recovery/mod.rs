@@ -13,26 +13,27 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::bus::{Bus, Received, Receiver};
 use crate::clock;
 use crate::config::{Config, Process};
 use crate::event::{Change, Event, Exit, Instance, Observation, ProcessName, State, What as Said};
 use crate::instance::Held;
+use crate::instance::clock::WallClock;
 use crate::instance::left::{self, Stuck};
 use crate::instance::reaper::{self, Reaper};
 use crate::instance::table::{Row, Table};
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::Input;
+use crate::monitor::pid::look::{Known, directly, look_by_matching};
+use crate::monitor::{self, Orders};
 use crate::wake::{Wake, Woken};
 
 use self::plan::{Order, Plan, What};
-use self::sight::Sight;
 
 mod journal;
 pub mod plan;
-mod sight;
 #[cfg(test)]
 mod tests;
 
@@ -92,6 +93,8 @@ pub struct Recovery {
     launcher: Launcher,
     bus: Bus,
     observations: Receiver,
+    monitor: Orders,
+    wall: WallClock,
     commands: mpsc::Receiver<Command>,
     child_ended: Signal,
     wake: Wake,
@@ -105,6 +108,8 @@ pub struct Recovery {
     /// Guarded, but the kernel had no room to watch their pidfds yet.
     unwatched: Vec<ProcessName>,
     tasks: JoinSet<(ProcessName, u64, Outcome)>,
+    /// Answers to come from the monitor.
+    truths: JoinSet<Vec<Event>>,
     /// Looks that are asked for and not yet done: one pass over `/proc` serves them all.
     looks: Vec<ProcessName>,
 }
@@ -115,6 +120,8 @@ struct Slot {
     guarded: Option<Guarded>,
     /// The last instance that was launched or guarded, and whether it was healer's own child.
     last: Option<(Instance, bool)>,
+    /// The last instance that was launched.
+    launched: Option<Instance>,
     /// The clearing or launch under way.
     task: Option<(u64, AbortHandle)>,
 }
@@ -139,7 +146,12 @@ impl Recovery {
     /// # Errors
     ///
     /// What setting up signals, descriptors and prctl(2) reports.
-    pub fn new(launcher: Launcher, bus: Bus) -> io::Result<(Self, Handle)> {
+    pub fn new(
+        launcher: Launcher,
+        bus: Bus,
+        monitor: Orders,
+        wall: WallClock,
+    ) -> io::Result<(Self, Handle)> {
         reaper::become_subreaper()?;
         let (sender, commands) = mpsc::channel(COMMANDS);
         let recovery = Self {
@@ -147,6 +159,8 @@ impl Recovery {
             launcher,
             observations: bus.subscribe(),
             bus,
+            monitor,
+            wall,
             commands,
             child_ended: signal(SignalKind::child())?,
             wake: Wake::new()?,
@@ -157,6 +171,7 @@ impl Recovery {
             next_token: 0,
             unwatched: Vec::new(),
             tasks: JoinSet::new(),
+            truths: JoinSet::new(),
             looks: Vec::new(),
         };
         Ok((recovery, Handle { commands: sender }))
@@ -188,7 +203,10 @@ impl Recovery {
                     }
                 }
                 _ = self.child_ended.recv() => self.reaper.reap()?,
-                received = self.observations.recv() => self.observe(received),
+                Some(Ok(truth)) = self.truths.join_next() => {
+                    truth.into_iter().for_each(|event| self.observe(event));
+                }
+                received = self.observations.recv() => self.received(received),
             }
             self.look_around();
             let again = (!self.unwatched.is_empty()).then(|| clock::now().after(REWATCH));
@@ -233,22 +251,33 @@ impl Recovery {
         Ok(())
     }
 
-    fn observe(&mut self, received: Received) {
+    fn received(&mut self, received: Received) {
         match received {
-            Received::Event(Event { process, what: Said::Saw(seen), .. }) => match seen {
-                Observation::Up(instance) if self.plan.seeks(&process) => {
-                    self.guard(&process, instance);
-                }
-                Observation::Missing | Observation::Unclear { .. }
-                    if self.plan.is_unknown(&process) =>
-                {
+            Received::Event(event) => self.observe(event),
+            // What was lost can only concern those without an instance: the others are held. The
+            // answer tells the present truth of all, and cannot be lost.
+            Received::Lagged(lost) => {
+                debug!(lost, "the bus lagged; asking for the present truth");
+                let monitor = self.monitor.clone();
+                self.truths.spawn(async move {
+                    // A monitor ends only with the daemon.
+                    monitor.tell(monitor::Command::Republish).await.unwrap_or_default()
+                });
+            }
+            Received::Closed => {}
+        }
+    }
+
+    fn observe(&mut self, event: Event) {
+        let Event { process, what: Said::Saw(seen), .. } = event else { return };
+        match seen {
+            Observation::Up(instance) => self.guard(&process, instance),
+            // A hint: what holds at this moment is seen by looking.
+            Observation::Missing | Observation::Unclear { .. } => {
+                if self.plan.is_unknown(&process) {
                     self.looks.push(process);
                 }
-                _ => {}
-            },
-            Received::Event(Event { what: Said::Did(_), .. }) | Received::Closed => {}
-            // What was lost can only concern those without an instance: the others are held.
-            Received::Lagged(_) => self.looks.extend(self.plan.seeking().cloned()),
+            }
         }
     }
 
@@ -264,6 +293,8 @@ impl Recovery {
             }
             Outcome::Launched { result: Ok(held), .. } => {
                 let instance = held.instance();
+                self.slots.entry(name.clone()).or_default().launched = Some(instance);
+                self.tell_monitor(monitor::Command::Launched(name.clone(), instance));
                 self.take_hold(name, held, true);
                 self.feed(name, Input::Launched { instance });
             }
@@ -313,23 +344,48 @@ impl Recovery {
             let names: HashSet<ProcessName> = self.looks.drain(..).collect();
             let processes: Vec<Arc<Process>> =
                 names.iter().filter_map(|name| self.plan.process(name).cloned()).collect();
-            for (process, sight) in processes.iter().zip(self.see(&processes)) {
-                self.feed_sight(&process.name, sight);
+            for (process, seen) in processes.iter().zip(self.see(&processes)) {
+                self.feed_sight(&process.name, seen);
             }
         }
     }
 
-    fn see(&self, processes: &[Arc<Process>]) -> Vec<Sight> {
-        let launched =
-            |name: &ProcessName| self.slots.get(name)?.last.map(|(instance, _)| instance);
-        sight::see(processes, &|instance| self.owners.contains_key(&instance), &launched)
+    /// Looks at all of these: what their PID files say, else what runs.
+    fn see(&self, processes: &[Arc<Process>]) -> Vec<Observation> {
+        let by_file: Vec<_> = processes.iter().map(|process| self.glance(process)).collect();
+        let unseen: Vec<_> = processes
+            .iter()
+            .zip(&by_file)
+            .filter(|(_, seen)| seen.is_none())
+            .map(|(process, _)| Arc::clone(process))
+            .collect();
+        let mut matched = if unseen.is_empty() {
+            vec![]
+        } else {
+            look_by_matching(&unseen, &|instance| self.owners.contains_key(&instance))
+        }
+        .into_iter();
+        let or_matched = |seen: Option<_>| seen.or_else(|| matched.next());
+        by_file.into_iter().filter_map(or_matched).collect()
     }
 
-    fn feed_sight(&mut self, name: &ProcessName, sight: Sight) {
-        match sight {
-            Sight::Up(instance) => self.guard(name, instance),
-            Sight::Missing => self.feed(name, Input::Missing),
-            Sight::Unclear { reason } => self.feed(name, Input::Unclear { reason }),
+    /// What a PID file says of a living process; no pass over `/proc`.
+    fn glance(&self, process: &Process) -> Option<Observation> {
+        let slot = self.slots.get(&process.name);
+        let known = Known {
+            held: slot.and_then(|slot| slot.last).map(|(instance, _)| instance),
+            launched: slot.and_then(|slot| slot.launched),
+            taken: |one| self.owners.get(&one).is_some_and(|owner| *owner != process.name),
+            wall: self.wall,
+        };
+        directly(process, &known)
+    }
+
+    fn feed_sight(&mut self, name: &ProcessName, seen: Observation) {
+        match seen {
+            Observation::Up(instance) => self.guard(name, instance),
+            Observation::Missing => self.feed(name, Input::Missing),
+            Observation::Unclear { reason } => self.feed(name, Input::Unclear { reason }),
         }
     }
 
@@ -370,8 +426,16 @@ impl Recovery {
         self.owners.insert(held.instance(), name.clone());
         let slot = self.slots.entry(name.clone()).or_default();
         slot.last = Some((held.instance(), child));
+        let instance = held.instance();
         slot.guarded = Some(Guarded { held, token });
         self.watch(name);
+        self.tell_monitor(monitor::Command::Held(name.clone(), instance));
+    }
+
+    fn tell_monitor(&self, command: monitor::Command) {
+        if self.monitor.note(command).is_err() {
+            error!("the PID monitor has ended; PID files are looked at only before a launch");
+        }
     }
 
     fn watch(&mut self, name: &ProcessName) {
@@ -401,12 +465,15 @@ impl Recovery {
             None => vec![],
         };
         // What looks like a leftover may be the successor (nginx's upgraded master); and what was
-        // not looked at for a while may have been started by somebody else. A PID file is cheap.
-        if look || !left.is_empty() || process.pid_file().is_some() {
-            match self.see(std::slice::from_ref(&process)).pop() {
-                Some(Sight::Missing) | None => {}
-                Some(found) => return self.feed_sight(name, found),
-            }
+        // not looked at for a while may have been started by somebody else.
+        let seen = if look || !left.is_empty() {
+            self.see(std::slice::from_ref(&process)).pop()
+        } else {
+            self.glance(&process)
+        };
+        match seen {
+            None | Some(Observation::Missing) => {}
+            Some(found) => return self.feed_sight(name, found),
         }
         match last {
             Some(last) if !left.is_empty() => {
@@ -453,16 +520,14 @@ impl Recovery {
 
     fn find_successor(&mut self, name: &ProcessName, launched: Instance) {
         let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
-        if process.pid_file().is_some()
-            && let Some(Sight::Up(instance)) = self.see(std::slice::from_ref(&process)).pop()
-        {
+        if let Some(Observation::Up(instance)) = self.glance(&process) {
             return self.guard(name, instance);
         }
         let Ok(table) = Table::snapshot() else { return };
         let known = |instance: Instance| self.owners.contains_key(&instance);
         match reaper::successor(launched, &process, &known, &table) {
             Some(instance) => self.guard(name, instance),
-            None if sight::orphans_since(launched, &table, &known) => {}
+            None if reaper::left_orphans(launched, &known, &table) => {}
             None => self.feed(name, Input::NoSuccessor),
         }
     }

@@ -39,8 +39,10 @@ pub fn look(process: &Process, known: &Known<impl Fn(Instance) -> bool>) -> Obse
     }
 }
 
-/// Looks at many processes that only matching can tell, over one snapshot.
-pub(super) fn look_by_matching(
+/// Looks at many processes that only matching can tell, over one snapshot. `taken` tells the
+/// instances that are held.
+#[must_use]
+pub fn look_by_matching(
     processes: &[Arc<Process>],
     taken: &dyn Fn(Instance) -> bool,
 ) -> Vec<Observation> {
@@ -57,19 +59,27 @@ pub(super) fn without_matching(
     process: &Process,
     known: &Known<impl Fn(Instance) -> bool>,
 ) -> Option<Observation> {
+    // Matching is for first adoptions: afterwards healer knows its own by holding it, and a
+    // restart does not wait for a pass over /proc.
+    let adopted_before = known.held.is_some() || known.launched.is_some();
+    directly(process, known).or(adopted_before.then_some(Observation::Missing))
+}
+
+/// What is held, and what the PID file says; `None` where neither tells of a living process.
+#[must_use]
+pub fn directly(
+    process: &Process,
+    known: &Known<impl Fn(Instance) -> bool>,
+) -> Option<Observation> {
     let is_alive = |one: &Instance| living(one.pid).is_some_and(|row| row.instance == *one);
     if let Some(held) = known.held.filter(is_alive) {
         return Some(Observation::Up(held));
     }
-    let by_file = process.pid_file().and_then(|path| match file::read(path) {
+    process.pid_file().and_then(|path| match file::read(path) {
         Contents::Missing | Contents::Nothing { .. } => None,
         Contents::Refused { reason } => Some(Observation::Unclear { reason }),
         Contents::Names(file) => judged(process, &file, known),
-    });
-    // Matching is for first adoptions: afterwards healer knows its own by holding it, and a
-    // restart does not wait for a pass over /proc.
-    let adopted_before = known.held.is_some() || known.launched.is_some();
-    by_file.or(adopted_before.then_some(Observation::Missing))
+    })
 }
 
 fn judged(
