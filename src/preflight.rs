@@ -216,3 +216,109 @@ fn group_exists(group: &str) -> Result<(), String> {
         Err(errno) => Err(format!("looking up group \"{group}\" in the group database: {errno}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rstest::rstest;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::Reader;
+    use crate::config::check::{Environment, check};
+
+    const ROOT: Uid = Uid::from_raw(0);
+
+    /// What `look_with` says of one process with `keys`, as root, and its command then. `DIR` in
+    /// `keys` is `directory`, which is also all of PATH.
+    fn looked(directory: &TempDir, keys: &str, healer: Uid) -> (Vec<String>, PathBuf) {
+        let text = format!(
+            "pid_file_directory: DIR/run\nprocesses:\n  \
+             - {{ name: web, {keys}, monitor: {{ type: pid, pid_file_path: DIR/later/web.pid }} }}\n"
+        )
+        .replace("DIR", directory.path().to_str().unwrap());
+        let reader = Reader { as_root: healer.is_root(), ..Reader::default() };
+        let mut config = check(text.as_bytes(), &Environment::new(), &reader).unwrap().config;
+        let faults = look_with(&mut config, directory.path().as_os_str(), healer);
+        let shown = directory.path().to_str().unwrap();
+        let faults = faults.iter().map(|fault| fault.to_string().replace(shown, "DIR")).collect();
+        (faults, config.processes[0].command.clone())
+    }
+
+    fn directory() -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, mode) in [("program", 0o755), ("text", 0o644)] {
+            let path = directory.path().join(name);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        directory
+    }
+
+    #[rstest]
+    #[case::in_order("command: DIR/program, run_as_root: true", &[])]
+    #[case::by_name("command: program, run_as_root: true", &[])]
+    #[case::not_in_path("command: none, run_as_root: true", &["command: \"none\" is in no directory of PATH (DIR)"])]
+    #[case::not_executable_in_path("command: text, run_as_root: true", &["command: \"text\" is in no directory of PATH (DIR)"])]
+    #[case::missing("command: DIR/none, run_as_root: true", &["command: DIR/none does not exist"])]
+    #[case::not_executable("command: DIR/text, run_as_root: true", &["command: DIR/text is not executable"])]
+    #[case::not_a_file("command: DIR, run_as_root: true", &["command: DIR is not a file"])]
+    #[case::through_a_file("command: DIR/text/x, run_as_root: true", &["command: DIR/text/x: not a directory on the way"])]
+    #[case::working_dir("command: program, run_as_root: true, working_dir: DIR/none", &["working_dir: DIR/none does not exist"])]
+    #[case::working_file("command: program, run_as_root: true, working_dir: DIR/text", &["working_dir: DIR/text is not a directory"])]
+    #[case::user("command: program, run_as_user: no-such-user", &["run_as_user: user \"no-such-user\" is not in the user database"])]
+    #[case::number("command: program, run_as_user: 3999999999", &["run_as_user: user 3999999999 is not in the user database: run_as_group must say its group"])]
+    #[case::number_with_group("command: program, run_as_user: 3999999999, run_as_group: 7", &[])]
+    #[case::group("command: program, run_as_user: root, run_as_group: no-such-group", &["run_as_group: group \"no-such-group\" is not in the group database"])]
+    #[case::disabled("command: none, run_as_user: no-such-user, enabled: false", &[])]
+    #[case::all("command: none, run_as_user: no-such-user, working_dir: DIR/none", &[
+        "run_as_user: user \"no-such-user\" is not in the user database",
+        "command: \"none\" is in no directory of PATH (DIR)",
+        "working_dir: DIR/none does not exist",
+    ])]
+    fn what_the_machine_lacks_is_told(#[case] keys: &str, #[case] expected: &[&str]) {
+        let (faults, _) = looked(&directory(), keys, ROOT);
+        let expected: Vec<String> = expected.iter().map(|f| format!("process web: {f}")).collect();
+        assert_eq!(own_aside(faults), expected);
+    }
+
+    /// Whether the directory of the test itself can be trusted depends on who runs the test.
+    fn own_aside(faults: Vec<String>) -> Vec<String> {
+        faults.into_iter().filter(|fault| !fault.starts_with("pid_file_directory")).collect()
+    }
+
+    #[test]
+    fn a_bare_command_becomes_a_path() {
+        let directory = directory();
+        let (_, command) = looked(&directory, "command: program, run_as_root: true", ROOT);
+        assert_eq!(command, directory.path().join("program"));
+    }
+
+    #[rstest]
+    #[case::root("run_as_root: true", &["process web: run_as_root: healer runs as uid 7 and can start processes as itself only, not as 0"])]
+    #[case::another("run_as_user: root", &["process web: run_as_user: healer runs as uid 7 and can start processes as itself only, not as 0"])]
+    #[case::itself("run_as_user: 7, run_as_group: 7", &[])]
+    #[case::unsaid("args: []", &[])]
+    fn an_ordinary_user_starts_processes_as_itself_only(
+        #[case] keys: &str,
+        #[case] expected: &[&str],
+    ) {
+        let keys = format!("command: program, {keys}");
+        let (faults, _) = looked(&directory(), &keys, Uid::from_raw(7));
+        assert_eq!(faults, expected);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_no_place_for_a_root_healers_pid_file() {
+        let directory = directory();
+        fs::create_dir(directory.path().join("run")).unwrap();
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(directory.path().join("run"), open).unwrap();
+        let (faults, _) = looked(&directory, "command: program, run_as_root: true", ROOT);
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].starts_with("pid_file_directory: DIR"), "{faults:?}");
+        let (faults, _) = looked(&directory, "command: program", Uid::from_raw(7));
+        assert_eq!(faults, [""; 0]);
+    }
+}

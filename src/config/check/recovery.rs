@@ -106,7 +106,7 @@ pub(super) fn read(section: Option<Section<'_>>) -> Recovery {
     recovery
 }
 
-/// `type` has one value left. The seed's placeholder gets its own answer.
+/// `type` has one value left. A placeholder of openEuler's process-healer gets its own answer.
 fn kind(section: &mut Section<'_>) {
     let Some(item) = section.item("type") else { return };
     if item.value.as_str() == Some("notregular") {
