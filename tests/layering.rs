@@ -42,7 +42,7 @@ const ROOMS: &[Room] = &[
     pure("graph", &["event"]),
     shell("config", &["graph", "event"]),
     pure("config::file", &["graph", "event"]),
-    pure("config::check", &["graph", "event"]),
+    pure("config::check", &["config::file", "graph", "event"]),
     shell("preflight", &["config", "event", "instance"]),
     shell("bus", &["event"]),
     shell("instance", &["config", "event"]),
