@@ -529,7 +529,7 @@ mod tests {
 
     /// A lifecycle, its process, and the moment it has come to.
     struct Life {
-        life: Lifecycle,
+        inner: Lifecycle,
         process: Process,
         now: Time,
     }
@@ -538,11 +538,11 @@ mod tests {
         fn new(process: Process) -> Self {
             let (life, look) = Lifecycle::new(at(0));
             assert_eq!(look, Action::Look);
-            Self { life, process, now: at(0) }
+            Self { inner: life, process, now: at(0) }
         }
 
         fn on(&mut self, input: Input) -> Vec<Action> {
-            let actions = self.life.on(&self.process, input, self.now);
+            let actions = self.inner.on(&self.process, input, self.now);
             actions.into_iter().filter(|action| !matches!(action, Action::Tell(_))).collect()
         }
 
@@ -581,14 +581,14 @@ mod tests {
         assert_eq!(life.end(1, signal(9)), [Action::Judge]);
         assert_eq!(life.on(Input::Permitted), [prepare(1)]);
         life.launch(2);
-        assert_eq!(life.life.state(), State::Up { instance: instance(2), ready: false });
+        assert_eq!(life.inner.state(), State::Up { instance: instance(2), ready: false });
     }
 
     #[test]
     fn news_of_another_instance_is_old_news() {
         let mut life = started(fixture::process("web"));
         assert_eq!(life.end(7, signal(9)), []);
-        assert_eq!(life.life.instance(), Some(instance(1)));
+        assert_eq!(life.inner.instance(), Some(instance(1)));
     }
 
     #[test]
@@ -605,7 +605,7 @@ mod tests {
         let process = Process { autostart: false, ..fixture::process("web") };
         let mut life = Life::new(process);
         assert_eq!(life.on(Input::Missing), []);
-        assert_eq!(life.life.state(), State::Down);
+        assert_eq!(life.inner.state(), State::Down);
         assert_eq!(life.at(30_000, Input::Tick), [Action::Look]);
         let found = Input::Found { instance: instance(5), started: at(29_000) };
         assert_eq!(life.on(found), [Action::Running, Action::Ready]);
@@ -616,7 +616,7 @@ mod tests {
     fn an_unclear_process_is_neither_adopted_nor_started_and_looked_at_again() {
         let mut life = Life::new(fixture::process("web"));
         assert_eq!(life.on(Input::Unclear { reason: "812 may be it".into() }), []);
-        assert_eq!(life.life.state(), State::Unknown { reason: "812 may be it".into() });
+        assert_eq!(life.inner.state(), State::Unknown { reason: "812 may be it".into() });
         assert_eq!(life.at(5_000, Input::Tick), [Action::Look]);
         assert_eq!(life.on(Input::Missing), [Action::Prepare { last: None, look: false }]);
     }
@@ -631,7 +631,7 @@ mod tests {
                 life.launch(2);
             }
         }
-        assert_eq!(life.life.state(), State::BackingOff { until: at(1_000) });
+        assert_eq!(life.inner.state(), State::BackingOff { until: at(1_000) });
         let found = Input::Found { instance: instance(9), started: at(0) };
         assert_eq!(life.on(found), [Action::Running]);
         assert_eq!(life.on(Input::Prepared), [], "an answer to an old question");
@@ -642,8 +642,8 @@ mod tests {
         let mut life = started(fixture::process("web"));
         assert_eq!(life.at(999, Input::Tick), []);
         assert_eq!(life.at(1_000, Input::Tick), [Action::Ready]);
-        assert_eq!(life.life.state(), State::Up { instance: instance(1), ready: true });
-        assert_eq!(life.life.next_deadline(&life.process), None);
+        assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: true });
+        assert_eq!(life.inner.next_deadline(&life.process), None);
     }
 
     #[rstest]
@@ -663,7 +663,7 @@ mod tests {
             if *delay > 0 {
                 assert_eq!(actions, []);
                 life.now = died.after(Duration::from_secs(*delay));
-                assert_eq!(life.life.next_deadline(&life.process), Some(life.now));
+                assert_eq!(life.inner.next_deadline(&life.process), Some(life.now));
                 actions = life.on(Input::Tick);
             }
             assert!(matches!(actions[..], [Action::Prepare { .. }]), "{actions:?}");
@@ -723,7 +723,7 @@ mod tests {
             assert_eq!(actions, [Action::Judge]);
         } else {
             assert_eq!(actions, []);
-            assert_eq!(life.life.state(), State::Finished);
+            assert_eq!(life.inner.state(), State::Finished);
         }
     }
 
@@ -734,14 +734,14 @@ mod tests {
         assert_eq!(life.at(50, Input::Tick), [Action::FindSuccessor { launched: instance(1) }]);
         let found = Input::Found { instance: instance(3), started: at(20) };
         assert_eq!(life.on(found), [Action::Running]);
-        assert_eq!(life.life.state(), State::Up { instance: instance(3), ready: false });
+        assert_eq!(life.inner.state(), State::Up { instance: instance(3), ready: false });
     }
 
     #[test]
     fn exit_0_without_a_daemon_is_a_failed_launch() {
         let mut life = started(fixture::process("web"));
         let _ = life.end(1, code(0));
-        let actions = life.life.on(&life.process, Input::NoSuccessor, at(1));
+        let actions = life.inner.on(&life.process, Input::NoSuccessor, at(1));
         let reason = "exited 0 without leaving a daemon".to_owned();
         assert_eq!(actions, [Action::Tell(Change::LaunchFailed { reason }), Action::Judge]);
     }
@@ -776,7 +776,7 @@ mod tests {
         let mut life = started(process);
         let _ = life.end(1, code(0));
         assert_eq!(life.on(Input::NoSuccessor), []);
-        assert_eq!(life.life.state(), State::Finished);
+        assert_eq!(life.inner.state(), State::Finished);
     }
 
     #[test]
@@ -796,15 +796,15 @@ mod tests {
         let mut life = started(fixture::process("web"));
         assert_eq!(life.end(1, signal(9)), [Action::Judge]);
         assert_eq!(life.on(Input::Refused { until: at(180_000) }), []);
-        assert_eq!(life.life.state(), State::BreakerOpen { until: at(180_000) });
-        assert_eq!(life.life.next_deadline(&life.process), None, "the breaker has the timer");
+        assert_eq!(life.inner.state(), State::BreakerOpen { until: at(180_000) });
+        assert_eq!(life.inner.next_deadline(&life.process), None, "the breaker has the timer");
         let prepare = Action::Prepare { last: Some(instance(1)), look: true };
         assert_eq!(life.at(180_000, Input::TrialDue), [prepare]);
         life.launch(2);
-        assert_eq!(life.life.state(), State::Trial { instance: Some(instance(2)) });
+        assert_eq!(life.inner.state(), State::Trial { instance: Some(instance(2)) });
         assert_eq!(life.at(181_000, Input::Tick), [Action::Ready]);
         assert_eq!(life.at(182_000, Input::Proved), []);
-        assert_eq!(life.life.state(), State::Up { instance: instance(2), ready: true });
+        assert_eq!(life.inner.state(), State::Up { instance: instance(2), ready: true });
     }
 
     #[test]
@@ -813,7 +813,7 @@ mod tests {
         let ended = Input::Ended { instance: instance(1), exit: signal(9) };
         let mut told = Vec::new();
         for input in [ended, Input::Permitted, Input::Prepared, Input::Go] {
-            told.extend(life.life.on(&life.process, input, at(5)).into_iter().filter_map(
+            told.extend(life.inner.on(&life.process, input, at(5)).into_iter().filter_map(
                 |action| match action {
                     Action::Tell(Change::Moved { from, to }) => Some((from, to)),
                     _ => None,

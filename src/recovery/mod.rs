@@ -5,10 +5,9 @@
 //! ones launched, reaps every child, and publishes what it did. Called by `daemon` and `demo`,
 //! through [`Handle`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -18,27 +17,27 @@ use tracing::{debug, error};
 use crate::bus::{Bus, Received, Receiver};
 use crate::clock;
 use crate::config::{Config, Process};
-use crate::event::{Change, Event, Exit, Instance, Observation, ProcessName, State, What as Said};
+use crate::event::{Change, Event, Instance, Observation, ProcessName, What as Said};
 use crate::instance::Held;
 use crate::instance::clock::WallClock;
 use crate::instance::left::{self, Stuck};
-use crate::instance::reaper::{self, Reaper};
-use crate::instance::table::{Row, Table};
+use crate::instance::reaper;
+use crate::instance::table::Table;
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::Input;
 use crate::monitor::pid::look::{Known, directly, look_by_matching};
 use crate::monitor::{self, Orders};
-use crate::wake::{Wake, Woken};
+use crate::wake::Woken;
 
+use self::guards::{Ended, Guards};
 use self::plan::{Order, Plan, What};
 
+mod guards;
 mod journal;
 pub mod plan;
 #[cfg(test)]
 mod tests;
 
-/// When to try again to watch what could not be watched.
-const REWATCH: Duration = Duration::from_secs(1);
 /// How many commands may wait; more than ever do.
 const COMMANDS: usize = 16;
 
@@ -97,19 +96,14 @@ pub struct Recovery {
     wall: WallClock,
     commands: mpsc::Receiver<Command>,
     child_ended: Signal,
-    wake: Wake,
-    reaper: Reaper,
+    guards: Guards,
     slots: HashMap<ProcessName, Slot>,
-    /// Which process each guarded instance is.
-    owners: HashMap<Instance, ProcessName>,
-    /// Which instance each watched pidfd belongs to.
-    tokens: HashMap<u64, Instance>,
-    next_token: u64,
-    /// Guarded, but the kernel had no room to watch their pidfds yet.
-    unwatched: Vec<ProcessName>,
-    tasks: JoinSet<(ProcessName, u64, Outcome)>,
-    /// Answers to come from the monitor.
-    truths: JoinSet<Vec<Event>>,
+    tasks: JoinSet<(ProcessName, Ticket, Outcome)>,
+    next_ticket: Ticket,
+    /// The answer to come from the monitor after the bus lagged.
+    truth: JoinSet<Vec<Event>>,
+    /// The bus lagged since that was asked for.
+    lagged_again: bool,
     /// Looks that are asked for and not yet done: one pass over `/proc` serves them all.
     looks: Vec<ProcessName>,
 }
@@ -117,20 +111,16 @@ pub struct Recovery {
 /// What the shell keeps of one process.
 #[derive(Debug, Default)]
 struct Slot {
-    guarded: Option<Guarded>,
-    /// The last instance that was launched or guarded, and whether it was healer's own child.
+    /// The last instance that was guarded, and whether it was healer's own child.
     last: Option<(Instance, bool)>,
     /// The last instance that was launched.
     launched: Option<Instance>,
     /// The clearing or launch under way.
-    task: Option<(u64, AbortHandle)>,
+    task: Option<(Ticket, AbortHandle)>,
 }
 
-#[derive(Debug)]
-struct Guarded {
-    held: Held,
-    token: u64,
-}
+/// Tells a task's outcome from that of one it replaced.
+type Ticket = u64;
 
 /// What came of a task.
 #[derive(Debug)]
@@ -163,15 +153,12 @@ impl Recovery {
             wall,
             commands,
             child_ended: signal(SignalKind::child())?,
-            wake: Wake::new()?,
-            reaper: Reaper::new(),
+            guards: Guards::new()?,
             slots: HashMap::new(),
-            owners: HashMap::new(),
-            tokens: HashMap::new(),
-            next_token: 0,
-            unwatched: Vec::new(),
             tasks: JoinSet::new(),
-            truths: JoinSet::new(),
+            next_ticket: 0,
+            truth: JoinSet::new(),
+            lagged_again: false,
             looks: Vec::new(),
         };
         Ok((recovery, Handle { commands: sender }))
@@ -191,26 +178,32 @@ impl Recovery {
                     Some(command) => self.obey(command),
                     None => return Ok(()),
                 },
-                woken = self.wake.next() => {
+                woken = self.guards.next() => {
                     for woken in woken? {
                         self.woken(woken)?;
                     }
                 }
-                Some(done) = self.tasks.join_next() => {
-                    // An aborted task answers an old question.
-                    if let Ok((name, ticket, outcome)) = done {
-                        self.finished(&name, ticket, outcome);
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok((name, ticket, outcome)) => self.finished(&name, ticket, outcome),
+                    // An aborted task would have answered an old question.
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => return Err(io::Error::other(error)),
+                },
+                _ = self.child_ended.recv() => self.guards.reap()?,
+                Some(truth) = self.truth.join_next() => {
+                    for event in truth.map_err(io::Error::other)? {
+                        self.observe(event);
                     }
-                }
-                _ = self.child_ended.recv() => self.reaper.reap()?,
-                Some(Ok(truth)) = self.truths.join_next() => {
-                    truth.into_iter().for_each(|event| self.observe(event));
+                    if std::mem::take(&mut self.lagged_again) {
+                        self.ask_for_truth();
+                    }
                 }
                 received = self.observations.recv() => self.received(received),
             }
             self.look_around();
-            let again = (!self.unwatched.is_empty()).then(|| clock::now().after(REWATCH));
-            self.wake.set_alarm(self.plan.next_deadline().into_iter().chain(again).min())?;
+            // What came up while looking is looked at in the next turn, after what else happened.
+            let soon = (!self.looks.is_empty()).then(clock::now);
+            self.guards.set_alarm(soon.or_else(|| self.plan.next_deadline()))?;
         }
     }
 
@@ -232,20 +225,14 @@ impl Recovery {
     fn woken(&mut self, woken: Woken) -> io::Result<()> {
         match woken {
             Woken::Alarm => {
-                for name in std::mem::take(&mut self.unwatched) {
-                    self.watch(&name);
-                }
+                self.guards.rewatch();
                 let orders = self.plan.on_time(clock::now());
                 self.perform(orders);
             }
             Woken::Ended(token) => {
-                let Some(instance) = self.tokens.remove(&token) else { return Ok(()) };
-                let Some(name) = self.owners.remove(&instance) else { return Ok(()) };
-                let Some(slot) = self.slots.get_mut(&name) else { return Ok(()) };
-                drop(slot.guarded.take());
-                self.reaper.reap()?;
-                let exit = self.reaper.take(instance).unwrap_or_else(|| exit_of_other(instance));
-                self.feed(&name, Input::Ended { instance, exit });
+                if let Some(Ended { process, instance, exit }) = self.guards.ended(token)? {
+                    self.feed(&process, Input::Ended { instance, exit });
+                }
             }
         }
         Ok(())
@@ -254,18 +241,26 @@ impl Recovery {
     fn received(&mut self, received: Received) {
         match received {
             Received::Event(event) => self.observe(event),
-            // What was lost can only concern those without an instance: the others are held. The
-            // answer tells the present truth of all, and cannot be lost.
             Received::Lagged(lost) => {
                 debug!(lost, "the bus lagged; asking for the present truth");
-                let monitor = self.monitor.clone();
-                self.truths.spawn(async move {
-                    // A monitor ends only with the daemon.
-                    monitor.tell(monitor::Command::Republish).await.unwrap_or_default()
-                });
+                if self.truth.is_empty() {
+                    self.ask_for_truth();
+                } else {
+                    self.lagged_again = true;
+                }
             }
             Received::Closed => {}
         }
+    }
+
+    /// What was lost can only concern processes without an instance: the others are held. The
+    /// answer tells the present truth of all, and cannot be lost.
+    fn ask_for_truth(&mut self) {
+        let monitor = self.monitor.clone();
+        self.truth.spawn(async move {
+            // A monitor ends only with the daemon.
+            monitor.tell(monitor::Command::Republish).await.unwrap_or_default()
+        });
     }
 
     fn observe(&mut self, event: Event) {
@@ -281,7 +276,7 @@ impl Recovery {
         }
     }
 
-    fn finished(&mut self, name: &ProcessName, ticket: u64, outcome: Outcome) {
+    fn finished(&mut self, name: &ProcessName, ticket: Ticket, outcome: Outcome) {
         let asked = |slot: &mut Slot| slot.task.take_if(|(asked, _)| *asked == ticket).is_some();
         let current = self.slots.get_mut(name).is_some_and(asked);
         match outcome {
@@ -295,11 +290,11 @@ impl Recovery {
                 let instance = held.instance();
                 self.slots.entry(name.clone()).or_default().launched = Some(instance);
                 self.tell_monitor(monitor::Command::Launched(name.clone(), instance));
-                self.take_hold(name, held, true);
+                self.take_hold(name, held);
                 self.feed(name, Input::Launched { instance });
             }
             Outcome::Launched { stage, result: Err(error) } => {
-                self.reaper.take(stage);
+                self.guards.forget(stage);
                 self.launch_failed(name, &error);
             }
         }
@@ -340,13 +335,14 @@ impl Recovery {
 
     /// Does all looks that are asked for, with one snapshot of `/proc`.
     fn look_around(&mut self) {
-        while !self.looks.is_empty() {
-            let names: HashSet<ProcessName> = self.looks.drain(..).collect();
-            let processes: Vec<Arc<Process>> =
-                names.iter().filter_map(|name| self.plan.process(name).cloned()).collect();
-            for (process, seen) in processes.iter().zip(self.see(&processes)) {
-                self.feed_sight(&process.name, seen);
-            }
+        if self.looks.is_empty() {
+            return;
+        }
+        let names: BTreeSet<ProcessName> = self.looks.drain(..).collect();
+        let processes: Vec<Arc<Process>> =
+            names.iter().filter_map(|name| self.plan.process(name).cloned()).collect();
+        for (process, seen) in processes.iter().zip(self.see(&processes)) {
+            self.feed_sight(&process.name, seen);
         }
     }
 
@@ -362,7 +358,7 @@ impl Recovery {
         let mut matched = if unseen.is_empty() {
             vec![]
         } else {
-            look_by_matching(&unseen, &|instance| self.owners.contains_key(&instance))
+            look_by_matching(&unseen, &|instance| self.guards.owner(instance).is_some())
         }
         .into_iter();
         let or_matched = |seen: Option<_>| seen.or_else(|| matched.next());
@@ -375,7 +371,7 @@ impl Recovery {
         let known = Known {
             held: slot.and_then(|slot| slot.last).map(|(instance, _)| instance),
             launched: slot.and_then(|slot| slot.launched),
-            taken: |one| self.owners.get(&one).is_some_and(|owner| *owner != process.name),
+            taken: |one| self.guards.owner(one).is_some_and(|owner| *owner != process.name),
             wall: self.wall,
         };
         directly(process, &known)
@@ -394,19 +390,13 @@ impl Recovery {
         if !self.plan.seeks(name) {
             return;
         }
-        if let Some(owner) = self.owners.get(&instance) {
+        if let Some(owner) = self.guards.owner(instance) {
             let reason = format!("{instance} is guarded as {owner} already");
             return self.feed(name, Input::Unclear { reason });
         }
         match Held::open_exactly(instance) {
             Ok(Some(held)) => {
-                let own = i32::try_from(std::process::id()).ok();
-                let row = Row::read(instance.pid).ok().flatten();
-                let child = row.is_some_and(|row| Some(row.parent.0) == own);
-                if child {
-                    self.reaper.expect(instance);
-                }
-                self.take_hold(name, held, child);
+                self.take_hold(name, held);
                 let started = clock::started(instance);
                 self.feed(name, Input::Found { instance, started });
             }
@@ -419,16 +409,10 @@ impl Recovery {
         }
     }
 
-    fn take_hold(&mut self, name: &ProcessName, held: Held, child: bool) {
-        let token = self.next_token;
-        self.next_token += 1;
-        self.tokens.insert(token, held.instance());
-        self.owners.insert(held.instance(), name.clone());
-        let slot = self.slots.entry(name.clone()).or_default();
-        slot.last = Some((held.instance(), child));
+    fn take_hold(&mut self, name: &ProcessName, held: Held) {
         let instance = held.instance();
-        slot.guarded = Some(Guarded { held, token });
-        self.watch(name);
+        let child = self.guards.take(name, held);
+        self.slots.entry(name.clone()).or_default().last = Some((instance, child));
         self.tell_monitor(monitor::Command::Held(name.clone(), instance));
     }
 
@@ -438,22 +422,13 @@ impl Recovery {
         }
     }
 
-    fn watch(&mut self, name: &ProcessName) {
-        let slot = self.slots.get(name).and_then(|slot| slot.guarded.as_ref());
-        let Some(Guarded { held, token }) = slot else { return };
-        if let Err(error) = self.wake.watch(held, *token) {
-            error!(process = %name, %error, "cannot watch a pidfd; raise fs.epoll.max_user_watches");
-            self.unwatched.push(name.clone());
-        }
-    }
-
     /// Makes sure that no instance runs and that nothing is left of the last one.
     fn prepare(&mut self, name: &ProcessName, last: Option<Instance>, look: bool) {
         let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
         let child = self.slots.get(name).and_then(|slot| slot.last).is_some_and(|(_, child)| child);
         let left = match last.filter(|_| process.stop.leftovers) {
             Some(last) => {
-                let known = |pid| self.reaper.expects(pid);
+                let known = |pid| self.guards.knows_child(pid);
                 match left::left_of(last, child.then_some(&known)) {
                     Ok(left) => left,
                     Err(error) => {
@@ -493,7 +468,7 @@ impl Recovery {
         match self.launcher.spawn(process) {
             Ok(staged) => {
                 let stage = staged.held().instance();
-                self.reaper.expect(stage);
+                self.guards.expect(stage);
                 self.start_task(name, async move {
                     Outcome::Launched { stage, result: staged.go(deadline).await }
                 });
@@ -508,8 +483,8 @@ impl Recovery {
         name: &ProcessName,
         task: impl Future<Output = Outcome> + Send + 'static,
     ) {
-        let ticket = self.next_token;
-        self.next_token += 1;
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
         let named = name.clone();
         let handle = self.tasks.spawn(async move { (named, ticket, task.await) });
         let slot = self.slots.entry(name.clone()).or_default();
@@ -524,7 +499,7 @@ impl Recovery {
             return self.guard(name, instance);
         }
         let Ok(table) = Table::snapshot() else { return };
-        let known = |instance: Instance| self.owners.contains_key(&instance);
+        let known = |instance: Instance| self.guards.owner(instance).is_some();
         match reaper::successor(launched, &process, &known, &table) {
             Some(instance) => self.guard(name, instance),
             None if reaper::left_orphans(launched, &known, &table) => {}
@@ -533,27 +508,11 @@ impl Recovery {
     }
 
     fn release(&mut self, name: &ProcessName) {
-        let Some(slot) = self.slots.remove(name) else { return };
-        if let Some(Guarded { token, held }) = slot.guarded {
-            self.tokens.remove(&token);
-            self.owners.remove(&held.instance());
-            self.reaper.take(held.instance());
-        }
-        if let Some((_, task)) = slot.task {
+        self.guards.release(name);
+        if let Some((_, task)) = self.slots.remove(name).and_then(|slot| slot.task) {
             task.abort();
         }
     }
-
-    /// Where every process stands.
-    pub fn states(&self) -> impl Iterator<Item = (&ProcessName, State)> {
-        self.slots.keys().filter_map(|name| Some((name, self.plan.state(name)?)))
-    }
-}
-
-/// What can be told of the end of a process that is not healer's child.
-fn exit_of_other(instance: Instance) -> Exit {
-    let runtime: Duration = clock::now().since(clock::started(instance));
-    Exit { runtime: Some(runtime), ..Exit::default() }
 }
 
 /// An error and what caused it, in one line.

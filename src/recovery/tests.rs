@@ -234,10 +234,11 @@ impl World {
             }
             (What::Look, _) => running.map_or(Input::Missing, found),
             (What::Prepare { .. }, _) => running.map_or(Input::Prepared, found),
-            // Still possible, asked again soon.
-            (What::FindSuccessor { .. }, Luck::Unclear) => return,
-            (What::FindSuccessor { .. }, _) => running.map_or(Input::NoSuccessor, found),
-            (What::Release | What::Tell(_), _) => return,
+            (What::FindSuccessor { .. }, luck) if luck != Luck::Unclear => {
+                running.map_or(Input::NoSuccessor, found)
+            }
+            // Still possible, asked again soon; or no question at all.
+            (What::FindSuccessor { .. } | What::Release | What::Tell(_), _) => return,
         };
         self.feed(&name, input);
     }
@@ -257,8 +258,8 @@ impl World {
         self.now = end;
     }
 
-    fn befall(&mut self, fate: Fate) {
-        match fate {
+    fn befall(&mut self, fate: &Fate) {
+        match *fate {
             Fate::Ends(n, exit) => {
                 let name = self.name(n);
                 let Some(instance) = self.record(&name).running.take() else { return };
@@ -373,7 +374,7 @@ proptest! {
     ) {
         let mut world = World::new(processes(retries, window, half_open));
         for fate in fates {
-            world.befall(fate);
+            world.befall(&fate);
         }
         world.settle();
     }
@@ -447,7 +448,7 @@ fn a_reload_touches_only_what_changed_and_keeps_an_open_breaker() {
         world.answer(Luck::Good);
     }
     let db = ProcessName::new("db");
-    world.befall(Fate::Ends(0, Exit::default()));
+    world.befall(&Fate::Ends(0, Exit::default()));
     let open = world.plan.state(&db);
     assert!(matches!(open, Some(State::BreakerOpen { .. })), "{open:?}");
     let mut config = world.config.clone();

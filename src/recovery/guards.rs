@@ -1,0 +1,173 @@
+//! The guarded instances: each held by its pidfd, watched for its end, and reaped if it is a child.
+//!
+//! Every wait for a pidfd and every wait for a child goes through here, so that no end is missed,
+//! told twice, or taken for another's. What an end means is `plan`'s. Owned by `recovery`.
+
+use std::collections::HashMap;
+use std::io;
+use std::time::Duration;
+
+use tracing::error;
+
+use crate::clock;
+use crate::event::{Exit, Instance, Pid, ProcessName, Time};
+use crate::instance::Held;
+use crate::instance::reaper::Reaper;
+use crate::instance::table::Row;
+use crate::wake::{Wake, Woken};
+
+/// When to try again to watch what the kernel had no room for.
+const REWATCH: Duration = Duration::from_secs(1);
+
+/// The guarded instances.
+#[derive(Debug)]
+pub struct Guards {
+    wake: Wake,
+    reaper: Reaper,
+    held: HashMap<ProcessName, Held>,
+    /// Whose instance has this PID. No two living processes share one, so it also serves as the
+    /// token under which a pidfd is watched.
+    names: HashMap<Pid, ProcessName>,
+    /// Held, but not watched yet.
+    unwatched: Vec<ProcessName>,
+}
+
+/// The end of a guarded instance.
+#[derive(Debug)]
+pub struct Ended {
+    /// Whose instance it was.
+    pub process: ProcessName,
+    /// Which one.
+    pub instance: Instance,
+    /// How it ended, as far as can be told.
+    pub exit: Exit,
+}
+
+impl Guards {
+    /// Guards nothing yet. To be called within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor or memory is left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            wake: Wake::new()?,
+            reaper: Reaper::new(),
+            held: HashMap::new(),
+            names: HashMap::new(),
+            unwatched: Vec::new(),
+        })
+    }
+
+    /// Waits for ends and for the alarm. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wake::next`].
+    pub async fn next(&mut self) -> io::Result<Vec<Woken>> {
+        self.wake.next().await
+    }
+
+    /// Sets the alarm; sooner, where some instances are still to be watched.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wake::set_alarm`].
+    pub fn set_alarm(&mut self, alarm: Option<Time>) -> io::Result<()> {
+        let rewatch = (!self.unwatched.is_empty()).then(|| clock::now().after(REWATCH));
+        self.wake.set_alarm(alarm.into_iter().chain(rewatch).min())
+    }
+
+    /// Tries again to watch what could not be watched; to be called at each alarm.
+    pub fn rewatch(&mut self) {
+        for process in std::mem::take(&mut self.unwatched) {
+            self.watch(process);
+        }
+    }
+
+    /// Reaps every child that ended; to be called at each SIGCHLD.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reaper::reap`].
+    pub fn reap(&mut self) -> io::Result<()> {
+        self.reaper.reap()
+    }
+
+    /// Expects a child that is no instance yet: a stage.
+    pub fn expect(&mut self, child: Instance) {
+        self.reaper.expect(child);
+    }
+
+    /// No longer expects a child that will be no instance.
+    pub fn forget(&mut self, child: Instance) {
+        self.reaper.take(child);
+    }
+
+    /// Whether this is a child that healer started or guards.
+    pub fn knows_child(&self, pid: Pid) -> bool {
+        self.reaper.expects(pid)
+    }
+
+    /// Whose instance this is.
+    pub fn owner(&self, instance: Instance) -> Option<&ProcessName> {
+        let name = self.names.get(&instance.pid)?;
+        self.held.get(name).filter(|held| held.instance() == instance).map(|_| name)
+    }
+
+    /// Guards this instance as the process. Says whether it is healer's own child.
+    pub fn take(&mut self, process: &ProcessName, held: Held) -> bool {
+        let instance = held.instance();
+        let child = self.reaper.expects(instance.pid) || is_own_child(instance);
+        if child {
+            self.reaper.expect(instance);
+        }
+        self.names.insert(instance.pid, process.clone());
+        self.held.insert(process.clone(), held);
+        self.watch(process.clone());
+        child
+    }
+
+    /// What ended under this token; `None` for an instance that is guarded no longer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reaper::reap`].
+    pub fn ended(&mut self, token: u64) -> io::Result<Option<Ended>> {
+        let pid = i32::try_from(token).map(Pid).ok();
+        let Some(process) = pid.and_then(|pid| self.names.remove(&pid)) else { return Ok(None) };
+        let Some(held) = self.held.remove(&process) else { return Ok(None) };
+        let instance = held.instance();
+        self.reaper.reap()?;
+        let exit = self.reaper.take(instance).unwrap_or_else(|| exit_of_other(instance));
+        Ok(Some(Ended { process, instance, exit }))
+    }
+
+    /// Lets go of a process's instance, which lives on unguarded.
+    pub fn release(&mut self, process: &ProcessName) {
+        if let Some(held) = self.held.remove(process) {
+            self.names.remove(&held.instance().pid);
+            self.reaper.take(held.instance());
+        }
+    }
+
+    fn watch(&mut self, process: ProcessName) {
+        let Some(held) = self.held.get(&process) else { return };
+        let token = u64::try_from(held.instance().pid.0).unwrap_or_default();
+        if let Err(error) = self.wake.watch(held, token) {
+            error!(%process, %error, "cannot watch a pidfd; raise fs.epoll.max_user_watches");
+            self.unwatched.push(process);
+        }
+    }
+}
+
+fn is_own_child(instance: Instance) -> bool {
+    let own = Pid(std::process::id().cast_signed());
+    Row::read(instance.pid).is_ok_and(|row| row.is_some_and(|row| row.parent == own))
+}
+
+/// What can be told of the end of a process that is not healer's child.
+fn exit_of_other(instance: Instance) -> Exit {
+    let runtime = clock::now().since(clock::started(instance));
+    Exit { runtime: Some(runtime), ..Exit::default() }
+}
