@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench launch [-- ROUNDS]`. "exec" ends with the confirmed exec, "end" with the
 //! program reaped, as the floor does. "stage alone" is the floor of the stage's own binary: what
-//! chain loading costs whatever the stage does.
+//! chain loading costs whatever the stage does. "at once" is for so many launches together, until
+//! the last exec, and for the floor so many spawns in a row.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that fails has nothing to tell")]
 
@@ -21,10 +22,13 @@ use healer::event::{ProcessName, Signal};
 use healer::launch::{Baseline, Launcher};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
+use tokio::task::JoinSet;
 
 const PROGRAM: &str = "/bin/true";
 const STAGE: &str = env!("CARGO_BIN_EXE_healer");
 const WARM_UP: usize = 50;
+const AT_ONCE: usize = 200;
+const ROUNDS_AT_ONCE: usize = 10;
 
 fn main() {
     let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(1000);
@@ -57,6 +61,37 @@ fn main() {
             report(what, times, &floor);
         }
     }
+
+    let process = entry(RunAs::Healer);
+    let [mut floor, mut exec] = [const { Vec::new() }; 2];
+    for _ in 0..ROUNDS_AT_ONCE {
+        let began = Instant::now();
+        for _ in 0..AT_ONCE {
+            floor_of(Path::new(PROGRAM), c"true");
+        }
+        floor.push(began.elapsed());
+        exec.push(runtime.block_on(launch_at_once(&launcher, &process)));
+    }
+    println!("{PROGRAM} as itself, {AT_ONCE} at once");
+    report("floor", &floor, &floor);
+    report("exec", &exec, &floor);
+}
+
+async fn launch_at_once(launcher: &Launcher, process: &Process) -> Duration {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let began = Instant::now();
+    let mut going = JoinSet::new();
+    for _ in 0..AT_ONCE {
+        going.spawn(launcher.spawn(process).unwrap().go(deadline));
+        // As between two inputs of a busy daemon: what was spawned may go.
+        tokio::task::yield_now().await;
+    }
+    let instances = going.join_all().await;
+    let confirmed = began.elapsed();
+    for held in instances {
+        waitid(WaitId::PidFd(held.unwrap().as_fd()), WaitIdOptions::EXITED).unwrap();
+    }
+    confirmed
 }
 
 fn report(what: &str, times: &[Duration], floor: &[Duration]) {

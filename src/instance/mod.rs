@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::event::{Instance, Pid, Signal};
+use crate::event::{Instance, Pid, Signal, Time};
 
 /// A process that cannot be mistaken for another: its pidfd, and the start time read while the
 /// pidfd proved that the PID was still the same process's.
@@ -70,6 +70,27 @@ impl Held {
         Ok(Self::open(instance.pid)?.filter(|held| held.instance == instance))
     }
 
+    /// Takes hold of a child that was just spawned as the leader of a session of its own, between
+    /// the moments `before` and `after`, and that nobody has waited for; `None` where it has ended.
+    ///
+    /// Linux 6.18 lets a reader of `/proc/PID/stat` wait while the process is in execve(2), and
+    /// then healer would wait through most of each launch. So it is read only where the moments
+    /// lie in two clock ticks, and the start time between them may be either.
+    ///
+    /// # Errors
+    ///
+    /// As [`Held::open`].
+    pub fn open_spawned(pid: Pid, before: Time, after: Time) -> io::Result<Option<Self>> {
+        let Some(raw) = rustix::process::Pid::from_raw(pid.0) else { return Ok(None) };
+        if ticks(before) != ticks(after) {
+            return Self::open(pid);
+        }
+        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+        let instance = Instance { pid, start_ticks: ticks(before) };
+        let held = Self { instance, session: pid, pidfd };
+        Ok(held.is_running()?.then_some(held))
+    }
+
     /// Which process this is.
     #[must_use]
     pub fn instance(&self) -> Instance {
@@ -110,6 +131,11 @@ impl Held {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// The clock ticks of `/proc/PID/stat`: a hundred a second, whatever the kernel's own rate.
+fn ticks(moment: Time) -> u64 {
+    moment.0 / 10_000_000
 }
 
 impl AsFd for Held {

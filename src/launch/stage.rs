@@ -1,7 +1,7 @@
 //! The stage: healer's own binary, started in place of the program, which becomes the program.
 //!
 //! A fresh process with one thread: it may look up users however long that takes, and it regains
-//! root's capabilities that healer gave up. It waits for `go`, sets itself up as its [`Spec`] says
+//! root's capabilities that healer gave up. It waits for `go`, sets itself up as it was told
 //! and execs. It tells healer of each failure; healer ends it where it takes too long. `main`
 //! calls [`run_if_asked`] before anything else, `launch` starts it and listens.
 

@@ -49,6 +49,20 @@ async fn program_leads_a_session_of_its_own() {
     assert_eq!(fields[4], "0", "no controlling terminal");
 }
 
+/// The start time is mostly concluded, not read: here it is compared with what `/proc` shows.
+#[tokio::test]
+async fn stage_is_held_by_its_true_start_time() {
+    let rig = Rig::new();
+    for _ in 0..100 {
+        let staged = rig.launcher.spawn(&sleeper("web")).unwrap();
+        let read = Held::open(staged.held().instance().pid).unwrap().unwrap();
+        let (instance, session) = (staged.held().instance(), staged.held().session());
+        assert_eq!((instance, session), (read.instance(), read.session()));
+        drop(staged);
+        drop(Running(read));
+    }
+}
+
 #[tokio::test]
 async fn program_has_only_three_descriptors() {
     let rig = Rig::new();
