@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Child, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rstest::rstest;
 use rustix::process::Signal;
@@ -174,8 +174,11 @@ fn successor_that_an_administrator_started_is_adopted_by_its_pid_file() {
     let _healer = site.guard([&service]);
     let first = site.start_by_hand(&service);
     eventually("the PID file names it", || service.pid_in_file() == Some(first.pid));
+    let asked = Instant::now();
     // Nothing but the file has told healer of it.
     eventually("healer adopted it", || site.log_text().contains(&first.pid.to_string()));
+    // By the event, not by the safety net.
+    assert!(asked.elapsed() < Duration::from_secs(15), "took {:?}", asked.elapsed());
     service.kill(Signal::KILL);
     service.running(2);
 }
