@@ -186,6 +186,8 @@ fn a_start_scripts_daemon_of_another_name_is_known_by_its_launch() {
         let pid = std::fs::read_to_string(&file).ok()?.trim().parse().ok()?;
         Some(healer::instance::table::Row::read(healer::event::Pid(pid)).unwrap()?.instance)
     });
+    let exe = format!("/proc/{daemon}/exe");
+    until("it runs sleep", || std::fs::read_link(&exe).unwrap() == Path::new("/usr/bin/sleep"));
     let by_itself = look(&process, &known(None, None));
     assert!(is_unclear(&by_itself, "does not look like it"), "{by_itself:?}");
     let by_launch = look(&process, &known(None, Some(launched.instance())));

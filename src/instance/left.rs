@@ -6,7 +6,6 @@
 //! always followed by SIGCONT, as a stopped process cannot act upon it. Called by `recovery`.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -98,7 +97,7 @@ pub fn left_of(
 fn own_children() -> Option<Vec<Pid>> {
     let mut children = Vec::new();
     for thread in std::fs::read_dir("/proc/self/task").ok()? {
-        let list = std::fs::read_to_string(thread.ok()?.path().join(Path::new("children"))).ok()?;
+        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
         children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)));
     }
     Some(children)

@@ -371,8 +371,10 @@ fn is_eligible(row: &Row, table: &Table) -> bool {
     let own = Pid(std::process::id().cast_signed());
     let runs_healer = || table.row(own).is_some_and(|healer| healer.exe() == row.exe());
     let stage = row.parent == own && runs_healer();
-    // A session of another PID namespace shows as 0: it cannot be told whether its leader lives.
-    let orphaned = row.session != Pid(0) && table.row(row.session).is_none();
+    // A leader may have ended since the snapshot. A session of another PID namespace shows as 0: it
+    // cannot be told whether its leader lives.
+    let leader = table.row(row.session).filter(|leader| *leader.exe() != Exe::Gone);
+    let orphaned = row.session != Pid(0) && leader.is_none();
     row.instance.pid.0 > 1 && row.instance.pid != own && !row.kernel_thread && !stage && !orphaned
 }
 
