@@ -345,6 +345,28 @@ async fn a_shell_that_writes_its_pid_and_becomes_the_daemon_is_seen() {
     watched.monitor.stop().await.unwrap();
 }
 
+/// Time is paused: it jumps to the next timer whenever nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn the_safety_net_finds_what_inotify_cannot_see() {
+    let ((dir, _), mark) = (directory(), mark());
+    let file = dir.path().join("a/b/it.pid");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let mut watched = adopted(sleeper("it", &mark, &file)).await;
+    let one = running(&mark);
+    // The watched directory itself does not change when the one above it is moved.
+    std::fs::rename(dir.path().join("a"), dir.path().join("old")).unwrap();
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    write(&file, one.pid());
+    let before = tokio::time::Instant::now();
+    watched.receive().await;
+    assert_eq!(watched.truth[&ProcessName::new("it")], Observation::Up(one.instance()));
+    assert!(before.elapsed() >= Duration::from_secs(25), "not by the safety net");
+    // From now on, the new directory is watched.
+    std::fs::remove_file(&file).unwrap();
+    watched.until_missing().await;
+    watched.monitor.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn doubt_ends_with_the_process_that_raised_it() {
     let ((_dir, file), mark) = (directory(), mark());

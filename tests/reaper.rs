@@ -17,6 +17,12 @@ fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     reaper::become_subreaper().unwrap();
+    let mut reaper = Reaper::new();
+    until("no child of an earlier test is left", || {
+        children_of(own_pid()).into_iter().for_each(end);
+        reaper.reap().unwrap();
+        children_of(own_pid()).is_empty()
+    });
     guard
 }
 

@@ -186,3 +186,18 @@ fn survivors(all: &[Held]) -> Result<(), Stuck> {
     };
     Err(Stuck::Survivors(all.iter().filter_map(state).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_survives_sigkill_is_named_with_its_state() {
+        let survivor = |pid| (Instance { pid: Pid(pid), start_ticks: 1 }, 'D');
+        assert_eq!(
+            Stuck::Survivors(vec![survivor(812), survivor(813)]).to_string(),
+            "812 (state D), 813 (state D) survived SIGKILL for 10 s: \
+             a device or file system does not answer"
+        );
+    }
+}
