@@ -186,6 +186,8 @@ fn a_start_scripts_daemon_of_another_name_is_known_by_its_launch() {
         let pid = std::fs::read_to_string(&file).ok()?.trim().parse().ok()?;
         Some(healer::instance::table::Row::read(healer::event::Pid(pid)).unwrap()?.instance)
     });
+    let exe = format!("/proc/{daemon}/exe");
+    until("it runs sleep", || std::fs::read_link(&exe).unwrap() == Path::new("/usr/bin/sleep"));
     let by_itself = look(&process, &known(None, None));
     assert!(is_unclear(&by_itself, "does not look like it"), "{by_itself:?}");
     let by_launch = look(&process, &known(None, Some(launched.instance())));
@@ -340,6 +342,28 @@ async fn a_shell_that_writes_its_pid_and_becomes_the_daemon_is_seen() {
         let one = start(&["/bin/sh", "-c", &script]);
         watched.until_up(one.instance()).await;
     }
+    watched.monitor.stop().await.unwrap();
+}
+
+/// Time is paused: it jumps to the next timer whenever nothing else is to be done.
+#[tokio::test(start_paused = true)]
+async fn the_safety_net_finds_what_inotify_cannot_see() {
+    let ((dir, _), mark) = (directory(), mark());
+    let file = dir.path().join("a/b/it.pid");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let mut watched = adopted(sleeper("it", &mark, &file)).await;
+    let one = running(&mark);
+    // The watched directory itself does not change when the one above it is moved.
+    std::fs::rename(dir.path().join("a"), dir.path().join("old")).unwrap();
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    write(&file, one.pid());
+    let before = tokio::time::Instant::now();
+    watched.receive().await;
+    assert_eq!(watched.truth[&ProcessName::new("it")], Observation::Up(one.instance()));
+    assert!(before.elapsed() >= Duration::from_secs(25), "not by the safety net");
+    // From now on, the new directory is watched.
+    std::fs::remove_file(&file).unwrap();
+    watched.until_missing().await;
     watched.monitor.stop().await.unwrap();
 }
 

@@ -35,9 +35,7 @@ fn nginx_master_is_found_by_its_title_and_its_workers_are_not_it() {
     let port = free_port();
     let conf = nginx_conf(dir.path(), port);
     let args = ["-c", conf.to_str().unwrap(), "-g", "daemon off;"];
-    let nginx = start(&[&["/usr/sbin/nginx"], &args[..]].concat());
-    until("nginx serves", || answers(port));
-    assert!(!children_of(nginx.pid()).is_empty());
+    let nginx = nginx(&args, port);
     let mut web = entry("web", "/usr/sbin/nginx", &args);
     assert_eq!(resolve(&web), Verdict::One(nginx.instance()));
     // As root, its workers of another user are candidates too.
@@ -57,8 +55,7 @@ fn nginx_workers_without_their_master_are_nobody() {
     let port = free_port();
     let conf = nginx_conf(dir.path(), port);
     let args = ["-c", conf.to_str().unwrap(), "-g", "daemon off;"];
-    let mut nginx = start(&[&["/usr/sbin/nginx"], &args[..]].concat());
-    until("nginx serves", || answers(port));
+    let mut nginx = nginx(&args, port);
     end(nginx.instance());
     nginx.reap();
     assert!(answers(port), "its workers hold the port");
@@ -108,7 +105,7 @@ fn redis_rewrites_its_command_line_and_is_unclear_until_match_decides() {
     let redis = start_in(dir.path(), &[&[program.as_str()], &args[..], &["--dir", "."]].concat());
     until("redis serves", || answers(port.parse().unwrap()));
     let mut cache = entry("cache", &program, &args);
-    let doubt = reason(resolve(&cache)).unwrap();
+    let doubt = until_some("it has its title", || reason(resolve(&cache)));
     assert!(doubt.contains("redis-server 127.0.0.1:") || doubt.contains('…'), "{doubt}");
     cache.matching.cmdline = Some(pattern(&format!("redis-server .*:{port}$")));
     assert_eq!(resolve(&cache), Verdict::One(redis.instance()));

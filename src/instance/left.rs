@@ -6,7 +6,6 @@
 //! always followed by SIGCONT, as a stopped process cannot act upon it. Called by `recovery`.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -98,7 +97,7 @@ pub fn left_of(
 fn own_children() -> Option<Vec<Pid>> {
     let mut children = Vec::new();
     for thread in std::fs::read_dir("/proc/self/task").ok()? {
-        let list = std::fs::read_to_string(thread.ok()?.path().join(Path::new("children"))).ok()?;
+        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
         children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)));
     }
     Some(children)
@@ -186,4 +185,19 @@ fn survivors(all: &[Held]) -> Result<(), Stuck> {
         Some((row.instance, row.state))
     };
     Err(Stuck::Survivors(all.iter().filter_map(state).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_survives_sigkill_is_named_with_its_state() {
+        let survivor = |pid| (Instance { pid: Pid(pid), start_ticks: 1 }, 'D');
+        assert_eq!(
+            Stuck::Survivors(vec![survivor(812), survivor(813)]).to_string(),
+            "812 (state D), 813 (state D) survived SIGKILL for 10 s: \
+             a device or file system does not answer"
+        );
+    }
 }

@@ -116,6 +116,9 @@ fn duration(time: libc::timeval) -> Duration {
 /// from the launch. That is one in the launched process's session; else one, started since, that
 /// runs the entry's program (daemons make a session of their own). Of several, a session leader,
 /// then the oldest. `known` tells the instances of all entries.
+///
+/// A double-forking command may be seen between its forks: the process found then exits 0 at once,
+/// as the command itself did, and the daemon is its successor in turn.
 pub fn successor(
     launched: Instance,
     process: &Process,

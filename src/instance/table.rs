@@ -171,6 +171,10 @@ fn read_details(process: &process::Process, thread: &Path) -> ProcResult<Details
     use std::io::Read;
     let mut cmdline = Vec::new();
     process.open_relative(thread.join("cmdline"))?.take(CMDLINE_MAX).read_to_end(&mut cmdline)?;
+    if cmdline.is_empty() {
+        // Erased by the program itself, or gone with the memory of a process that is ending.
+        process.open_relative_flags(thread.join("exe"), OFlags::PATH | OFlags::CLOEXEC)?;
+    }
     let status = process.status()?;
     // A PID that names a thread has a directory in /proc too, only unlisted.
     if status.tgid != process.pid() {

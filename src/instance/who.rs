@@ -1,19 +1,21 @@
 //! Who is the process: which of the living is meant by an entry that healer holds no instance of.
 //!
 //! [`fit`] and [`decide`] are the rules, pure: same user, same depth of PID namespaces, same program
-//! file, and the arguments in the command line. [`resolve`] and [`resolve_all`] feed them from a
-//! [`Table`]. What an entry's command resolves to is `program`'s; what a PID file says is
+//! file, and the arguments in the command line. `search` feeds them from a `Table`: [`resolve`] and
+//! [`resolve_all`]. What an entry's command resolves to is `program`'s; what a PID file says is
 //! `monitor/pid`'s. Called by `recovery`, monitors and `reaper`.
 
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::config::{Matching, Process};
 use crate::event::{Instance, Pid};
 
-use super::program;
-use super::table::{Details, Exe, FileId, Row, Table};
+use super::table::{Details, Exe, FileId};
+
+pub(crate) use search::own_depth;
+pub use search::{fits, resolve, resolve_all};
+
+mod search;
 
 /// A program file as it is on disk now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ impl Wanted {
     }
 
     /// More of it decides first: what `match` says, then the number of words, then a script's name.
-    fn specificity(&self) -> impl Ord + use<> {
+    pub(super) fn specificity(&self) -> impl Ord + use<> {
         let Matching { exe, comm, cmdline } = &self.matching;
         let keys = [exe.is_some(), comm.is_some(), cmdline.is_some()];
         let script = self.files.program.script.is_some();
@@ -235,17 +237,21 @@ fn matches(matching: &Matching, candidate: &Candidate<'_>) -> bool {
     comm && matching.cmdline.as_ref().is_none_or(|pattern| pattern.0.is_match(&line()))
 }
 
-/// Whether the arguments stand in the command line as whole words in a row; after a script's name.
+/// Whether the arguments stand in the command line as whole words in a row: anywhere after the
+/// first word, for a script right after its name.
 fn shows_arguments(wanted: &Wanted, cmdline: &[u8]) -> bool {
-    let shown: Vec<&[u8]> = words(cmdline).collect();
-    let starts_at = |at: usize| {
-        shown.len() - at >= wanted.args.len()
-            && shown[at..].iter().zip(&wanted.args).all(|(shown, arg)| shown == arg)
-    };
-    match &wanted.files.program.script {
-        None => (1..=shown.len()).any(starts_at),
-        Some(name) => (0..shown.len()).any(|at| names_file(shown[at], name) && starts_at(at + 1)),
+    let mut rest = words(cmdline);
+    while let Some(word) = rest.next() {
+        let is_place = match &wanted.files.program.script {
+            Some(name) => names_file(word, name),
+            None => true,
+        };
+        let mut shown = rest.clone();
+        if is_place && wanted.args.iter().all(|arg| shown.next() == Some(arg)) {
+            return true;
+        }
     }
+    false
 }
 
 fn names_file(word: &[u8], name: &[u8]) -> bool {
@@ -267,143 +273,12 @@ fn shows_command(wanted: &Wanted, cmdline: &[u8]) -> bool {
     program.is_some_and(|name| words(cmdline).skip(1).any(|word| names_file(word, name)))
 }
 
-fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     text.split(|byte| matches!(byte, 0 | b' ')).filter(|word| !word.is_empty())
 }
 
 fn joined(cmdline: &[u8]) -> Vec<u8> {
     words(cmdline).collect::<Vec<_>>().join(&b' ')
-}
-
-/// Looks for one entry's process among the living. `claimed` tells the instances of other entries.
-pub fn resolve(process: &Process, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> Verdict {
-    match program::wanted(process) {
-        Ok(wanted) => search(&wanted, table, claimed),
-        Err(reason) => Verdict::Unclear { reason, among: Vec::new() },
-    }
-}
-
-/// Looks for the processes of many entries over one snapshot, the most specific entry first, so
-/// that each instance belongs to one of them. Verdicts come in the order of `processes`.
-#[must_use]
-pub fn resolve_all(
-    processes: &[Arc<Process>],
-    table: &Table,
-    claimed: &dyn Fn(Instance) -> bool,
-) -> Vec<Verdict> {
-    let wanted: Vec<_> = processes.iter().map(|process| program::wanted(process)).collect();
-    let mut order: Vec<usize> = (0..processes.len()).collect();
-    order.sort_by_key(|at| std::cmp::Reverse(wanted[*at].as_ref().ok().map(Wanted::specificity)));
-    let mut taken: HashSet<Instance> = HashSet::new();
-    // Whom a more specific entry could not make up its mind about is not the next one's either.
-    let mut doubted: HashMap<Instance, String> = HashMap::new();
-    let mut verdicts = vec![Verdict::None; processes.len()];
-    for at in order {
-        let found = match &wanted[at] {
-            Ok(wanted) => search(wanted, table, &|one| claimed(one) || taken.contains(&one)),
-            Err(reason) => Verdict::Unclear { reason: reason.clone(), among: Vec::new() },
-        };
-        let verdict = match found {
-            Verdict::One(one) if doubted.contains_key(&one) => {
-                Verdict::Unclear { reason: doubted[&one].clone(), among: vec![one] }
-            }
-            found => found,
-        };
-        match &verdict {
-            Verdict::One(one) => {
-                taken.insert(*one);
-            }
-            Verdict::Unclear { reason, among } => {
-                for one in among {
-                    doubted.entry(*one).or_insert_with(|| reason.clone());
-                }
-            }
-            Verdict::None => {}
-        }
-        verdicts[at] = verdict;
-    }
-    verdicts
-}
-
-/// Judges one living process by itself, for a PID file that names it or a daemon that came out of
-/// a launch. That its session's leader is gone says nothing here: double-forking daemons are so.
-#[must_use]
-pub fn fits(wanted: &Wanted, row: &Row) -> Fit {
-    let Some(details) = row.details() else { return Fit::No };
-    fit(wanted, &candidate(row, details), own_depth())
-}
-
-fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> Verdict {
-    let depth = own_depth();
-    let judge = |row: &'_ Row| -> Fit {
-        match row.details() {
-            Some(details) if is_eligible(row, table) && !is_claimed(row, table, claimed) => {
-                fit(wanted, &candidate(row, details), depth)
-            }
-            _ => Fit::No,
-        }
-    };
-    let rows: Vec<&Row> = match wanted.program() {
-        Some(program) => table.running(program.file, &program.path).collect(),
-        None => table.rows().iter().collect(),
-    };
-    let fits: Vec<(Candidate<'_>, Fit)> = rows
-        .into_iter()
-        .map(|row| (row, judge(row)))
-        .filter(|(row, fit)| match fit {
-            Fit::No => false,
-            // Another instance's worker shows nothing of its master's arguments.
-            Fit::Rewritten => !is_worker(row, table),
-            Fit::Unreadable | Fit::Full => true,
-        })
-        .filter_map(|(row, fit)| Some((candidate(row, row.details()?), fit)))
-        .collect();
-    match decide(&fits) {
-        // It may have ended since the snapshot.
-        Verdict::One(one) if !table.row(one.pid).is_some_and(Row::is_current) => Verdict::None,
-        verdict => verdict,
-    }
-}
-
-/// Never meant, whatever they look like: PID 1, healer and its stages, kernel threads, and those
-/// whose session leader is gone, which are a dead instance's leftovers.
-fn is_eligible(row: &Row, table: &Table) -> bool {
-    let own = Pid(std::process::id().cast_signed());
-    let runs_healer = || table.row(own).is_some_and(|healer| healer.exe() == row.exe());
-    let stage = row.parent == own && runs_healer();
-    // A session of another PID namespace shows as 0: it cannot be told whether its leader lives.
-    let orphaned = row.session != Pid(0) && table.row(row.session).is_none();
-    row.instance.pid.0 > 1 && row.instance.pid != own && !row.kernel_thread && !stage && !orphaned
-}
-
-/// Whether it runs the same program as its parent: a worker.
-fn is_worker(row: &Row, table: &Table) -> bool {
-    table.row(row.parent).is_some_and(|parent| parent.exe() == row.exe())
-}
-
-/// Whether it is another entry's instance, or a worker of one.
-fn is_claimed(row: &Row, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> bool {
-    let by_master = || table.row(row.parent).is_some_and(|parent| claimed(parent.instance));
-    claimed(row.instance) || (by_master() && is_worker(row, table))
-}
-
-fn candidate<'a>(row: &'a Row, details: &'a Details) -> Candidate<'a> {
-    Candidate {
-        instance: row.instance,
-        parent: row.parent,
-        comm: &row.comm,
-        exe: row.exe(),
-        details,
-    }
-}
-
-/// How many PID namespaces deep healer itself lives; no process ever changes its own.
-pub(crate) fn own_depth() -> usize {
-    static DEPTH: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *DEPTH.get_or_init(|| {
-        let own = Row::read(Pid(std::process::id().cast_signed())).ok().flatten();
-        own.and_then(|row| row.details().map(|details| details.depth)).unwrap_or(1)
-    })
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ pub fn answers(port: u16) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
-/// nginx's configuration: one worker, everything private to `dir`.
+/// nginx's configuration: two workers, everything private to `dir`.
 pub fn nginx_conf(dir: &Path, port: u16) -> PathBuf {
     let dir_text = dir.display();
     let file = dir.join("nginx.conf");
@@ -192,6 +192,19 @@ pub fn nginx_conf(dir: &Path, port: u16) -> PathBuf {
     )
     .unwrap();
     file
+}
+
+/// Starts nginx in the foreground and waits for its workers, which carry on the listening.
+pub fn nginx(arguments: &[&str], port: u16) -> Started {
+    let nginx = start(&[&["/usr/sbin/nginx"], arguments].concat());
+    until("nginx has its workers", || {
+        let titled = |one: &Instance| {
+            let line = std::fs::read(format!("/proc/{one}/cmdline")).unwrap_or_default();
+            line.starts_with(b"nginx: worker")
+        };
+        answers(port) && children_of(nginx.pid()).iter().filter(|one| titled(one)).count() == 2
+    });
+    nginx
 }
 
 /// Says why a test was skipped, or fails where skipping is not allowed.
