@@ -15,6 +15,7 @@ use crate::event::{Instance, Pid, Signal};
 
 use super::Held;
 use super::readable::ended;
+use super::reaper::own_children;
 use super::table::{Row, Table};
 
 /// How long SIGKILL may take: longer than any process needs that is not stuck in the kernel.
@@ -89,18 +90,6 @@ pub fn left_of(
         left.extend(held.filter(|held| held.session() == instance.pid));
     }
     Ok(left)
-}
-
-/// healer's own children, zombies included; `None` where the kernel does not list them
-/// (`CONFIG_PROC_CHILDREN`). Such a list may skip one while others vanish from it; healer's do not,
-/// as only its reaper, on this same thread, lets a child vanish.
-fn own_children() -> Option<Vec<Pid>> {
-    let mut children = Vec::new();
-    for thread in std::fs::read_dir("/proc/self/task").ok()? {
-        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
-        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)));
-    }
-    Some(children)
 }
 
 /// Ends everything that is left of an instance that ended: `stop.signal` and `stop.timeout` for

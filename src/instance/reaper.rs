@@ -137,10 +137,28 @@ pub fn successor(
     fitting(Fit::Full).or_else(|| fitting(Fit::Rewritten))
 }
 
-/// Whether a launched command that exited left any orphan, of which a daemon may yet come.
-/// `known` as for [`successor`].
-pub fn left_orphans(launched: Instance, known: &dyn Fn(Instance) -> bool, table: &Table) -> bool {
-    table.rows().iter().any(|row| is_orphan(row, launched, known))
+/// Whether something lives, or ended and was not reaped yet, that came to healer since the launch
+/// and is none of healer's `known` children: of it a daemon may yet come. A parent that ended in
+/// the middle of a double fork may be seen where its child, the daemon, is not yet. Where the
+/// kernel does not list children, it is possible.
+pub fn may_have_left(launched: Instance, known: &dyn Fn(Pid) -> bool) -> bool {
+    let came_since = |pid: Pid| match Row::read(pid) {
+        Ok(Some(row)) => row.instance.start_ticks >= launched.start_ticks,
+        Ok(None) | Err(_) => true,
+    };
+    own_children().is_none_or(|all| all.into_iter().any(|pid| !known(pid) && came_since(pid)))
+}
+
+/// healer's own children, zombies included; `None` where the kernel does not list them
+/// (`CONFIG_PROC_CHILDREN`). Such a list may skip one while others vanish from it; healer's do not,
+/// as only its reaper, on this same thread, lets a child vanish.
+pub(super) fn own_children() -> Option<Vec<Pid>> {
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task").ok()? {
+        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
+        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)));
+    }
+    Some(children)
 }
 
 /// A child of healer that is nobody's instance and started no earlier than the launched one.

@@ -17,14 +17,15 @@ use tracing::{debug, error};
 use crate::bus::{Bus, Received, Receiver};
 use crate::clock;
 use crate::config::{Config, Process};
-use crate::event::{Change, Event, Instance, Observation, ProcessName, What as Said};
+use crate::event::{Change, Event, Exit, Instance, Observation, ProcessName, Time, What as Said};
 use crate::instance::Held;
 use crate::instance::clock::WallClock;
 use crate::instance::left::{self, Stuck};
 use crate::instance::reaper;
-use crate::instance::table::Table;
+use crate::instance::table::{Row, Table};
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::Input;
+use crate::monitor::pid::file::{self, Contents};
 use crate::monitor::pid::look::{Known, directly, look_by_matching};
 use crate::monitor::{self, Orders};
 use crate::wake::Woken;
@@ -358,7 +359,11 @@ impl Recovery {
         let mut matched = if unseen.is_empty() {
             vec![]
         } else {
-            look_by_matching(&unseen, &|instance| self.guards.owner(instance).is_some())
+            // A stage, or what became of it a moment ago, is somebody's already.
+            let taken = |one: Instance| {
+                self.guards.owner(one).is_some() || self.guards.knows_child(one.pid)
+            };
+            look_by_matching(&unseen, &taken)
         }
         .into_iter();
         let or_matched = |seen: Option<_>| seen.or_else(|| matched.next());
@@ -495,15 +500,21 @@ impl Recovery {
 
     fn find_successor(&mut self, name: &ProcessName, launched: Instance) {
         let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
+        if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall) {
+            // What it left is left of the session that it led.
+            self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
+            self.feed(name, Input::Found { instance: daemon, started: clock::now() });
+            return self.feed(name, Input::Ended { instance: daemon, exit: Exit::default() });
+        }
         if let Some(Observation::Up(instance)) = self.glance(&process) {
             return self.guard(name, instance);
         }
         let Ok(table) = Table::snapshot() else { return };
         let known = |instance: Instance| self.guards.owner(instance).is_some();
-        match reaper::successor(launched, &process, &known, &table) {
-            Some(instance) => self.guard(name, instance),
-            None if reaper::left_orphans(launched, &known, &table) => {}
-            None => self.feed(name, Input::NoSuccessor),
+        if let Some(instance) = reaper::successor(launched, &process, &known, &table) {
+            self.guard(name, instance);
+        } else if !reaper::may_have_left(launched, &|pid| self.guards.knows_child(pid)) {
+            self.feed(name, Input::NoSuccessor);
         }
     }
 
@@ -513,6 +524,16 @@ impl Recovery {
             task.abort();
         }
     }
+}
+
+/// The daemon that came out of this launch, wrote its PID file, and was dead before it was seen.
+fn dead_by_pid_file(process: &Process, launched: Instance, wall: WallClock) -> Option<Instance> {
+    let Contents::Names(file) = file::read(process.pid_file()?) else { return None };
+    let written = Time(u64::try_from(wall.since_boot(file.modified)?).ok()?);
+    let is_new = written >= clock::started(launched);
+    let is_dead = file.pid != launched.pid && Row::read(file.pid).ok()?.is_none();
+    // When it started is not known any more, but that it was no earlier than its launch.
+    (is_new && is_dead).then_some(Instance { pid: file.pid, start_ticks: launched.start_ticks })
 }
 
 /// An error and what caused it, in one line.
