@@ -118,25 +118,22 @@ fn successor(
 
 /// fork, setsid, fork, as daemon(7) describes.
 const DOUBLE_FORK: &str = "\
-import os, time
+import os, sys, time
 if os.fork(): os._exit(0)
 os.setsid()
 if os.fork(): os._exit(0)
+open(sys.argv[1], 'w').write(f'{os.getpid()}\\n')
 time.sleep(600)
 ";
 
 /// fork, setsid.
 const SINGLE_FORK: &str = "\
-import os, time
+import os, sys, time
 if os.fork(): os._exit(0)
 os.setsid()
+open(sys.argv[1], 'w').write(f'{os.getpid()}\\n')
 time.sleep(600)
 ";
-
-fn leads(one: Instance) -> bool {
-    let held = Held::open_exactly(one).unwrap();
-    held.is_none_or(|held| held.session() == one.pid)
-}
 
 #[rstest]
 #[case::double_fork(DOUBLE_FORK, false)]
@@ -146,17 +143,24 @@ fn a_daemonising_program_is_followed(#[case] program: &str, #[case] leads_sessio
     let mut reaper = Reaper::new();
     let dir = tempfile::tempdir().unwrap();
     let file = script(&dir.path().join("daemon.py"), &format!("#!/usr/bin/python3\n{program}"));
-    let process = entry("daemon", file.to_str().unwrap(), &["--serve"]);
-    let launched = launch(&mut reaper, &[file.to_str().unwrap(), "--serve"]);
+    let mark = dir.path().join("serving");
+    let command = [file.to_str().unwrap(), mark.to_str().unwrap()];
+    let process = entry("daemon", command[0], &command[1..]);
+    let launched = launch(&mut reaper, &command);
     // An orphan of another launch, which runs another program.
     let other = launch(&mut reaper, &["/bin/sh", "-c", "setsid sleep 600 & exit 0"]);
     let mut daemon = successor(launched.instance(), &process, &mut reaper);
+    let serving = until_some("the daemon serves", || {
+        let text = std::fs::read_to_string(&mark).ok()?;
+        text.strip_suffix('\n')?.parse().ok().map(Pid)
+    });
     // Seen between its forks, it is followed once more.
-    if leads_session != leads(daemon) {
+    while daemon.pid != serving {
         reaper.expect(daemon);
         daemon = successor(daemon, &process, &mut reaper);
     }
-    assert_eq!(leads_session, leads(daemon));
+    let held = Held::open_exactly(daemon).unwrap().unwrap();
+    assert_eq!(held.session() == daemon.pid, leads_session);
     let cmdline = std::fs::read_to_string(format!("/proc/{daemon}/cmdline")).unwrap();
     assert!(cmdline.contains("daemon.py"), "{cmdline}");
     // Its exit comes to healer, once it is expected.

@@ -179,6 +179,7 @@ fn a_containers_twin_is_not_it() {
     let process = entry("twin", "/usr/bin/sleep", &[mark]);
     let shows = |row: &Row| {
         row.details()
+            .unwrap()
             .is_some_and(|d| d.depth > 1 && d.cmdline.starts_with(b"/usr/bin/sleep\x00613"))
     };
     until("the twin runs", || Table::snapshot().unwrap().rows().iter().any(shows));

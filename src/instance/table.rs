@@ -5,8 +5,10 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +76,7 @@ pub struct Row {
     /// The state letter of proc_pid_stat(5).
     pub state: char,
     exe: OnceCell<Exe>,
-    details: OnceCell<Option<Details>>,
+    details: OnceCell<Result<Option<Details>, i32>>,
 }
 
 impl Row {
@@ -114,14 +116,25 @@ impl Row {
     pub fn exe(&self) -> &Exe {
         self.exe.get_or_init(|| match self.with_process(read_exe) {
             Ok(exe) => exe,
-            Err(ProcError::PermissionDenied(_)) => Exe::Unreadable,
-            Err(_) => Exe::Gone,
+            Err(error) if is_gone(&error) => Exe::Gone,
+            Err(_) => Exe::Unreadable,
         })
     }
 
-    /// User, namespace depth and command line; `None` where it ended meanwhile.
-    pub fn details(&self) -> Option<&Details> {
-        self.details.get_or_init(|| self.with_process(read_details).ok()).as_ref()
+    /// User, namespace depth and command line; `None` where it ended meanwhile or hides them.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor or memory is left: then nothing follows about this process.
+    pub fn details(&self) -> io::Result<Option<&Details>> {
+        let read = || match self.with_process(read_details) {
+            Ok(details) => Ok(Some(details)),
+            Err(error) if is_gone(&error) || is_hidden(&error) => Ok(None),
+            Err(ProcError::Io(error, _)) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+            Err(_) => Err(libc::EIO),
+        };
+        let read = self.details.get_or_init(read);
+        read.as_ref().map(Option::as_ref).map_err(|errno| io::Error::from_raw_os_error(*errno))
     }
 
     /// Whether it is still there: same PID, same start.
@@ -160,8 +173,8 @@ fn read_exe(process: &process::Process, thread: &Path) -> ProcResult<Exe> {
     // O_PATH follows the link to the very file, even where its name was removed or replaced.
     let file = process.open_relative_flags(thread.join("exe"), OFlags::PATH | OFlags::CLOEXEC)?;
     let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    let path = match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
-        Some(stripped) => PathBuf::from(stripped),
+    let path = match path.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        Some(stripped) => PathBuf::from(OsStr::from_bytes(stripped)),
         None => path,
     };
     Ok(Exe::File(FileId::of(&file.metadata()?), path))
@@ -186,6 +199,10 @@ fn read_details(process: &process::Process, thread: &Path) -> ProcResult<Details
 
 /// Command lines may be 2 MiB; who a process is shows earlier.
 const CMDLINE_MAX: u64 = 128 * 1024;
+
+fn is_hidden(error: &ProcError) -> bool {
+    matches!(error, ProcError::PermissionDenied(_))
+}
 
 fn is_gone(error: &ProcError) -> bool {
     match error {
@@ -215,12 +232,17 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// `/proc` cannot be listed.
+    /// `/proc` cannot be listed, or no descriptor or memory is left: a snapshot is complete.
     pub fn snapshot() -> io::Result<Self> {
-        let processes = process::all_processes().map_err(io::Error::other)?;
-        // One that cannot be read has ended since the listing, or is hidden from healer (hidepid).
-        let stats = processes.filter_map(|process| process.and_then(|process| process.stat()).ok());
-        let rows: Vec<Row> = stats.filter_map(Row::of).collect();
+        let mut rows = Vec::new();
+        for process in process::all_processes().map_err(io::Error::other)? {
+            match process.and_then(|process| process.stat()) {
+                Ok(stat) => rows.extend(Row::of(stat)),
+                // It ended since the listing, or is hidden from healer (hidepid).
+                Err(error) if is_gone(&error) || is_hidden(&error) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
         let by_pid = rows.iter().enumerate().map(|(at, row)| (row.instance.pid, at)).collect();
         Ok(Self { rows, by_pid, by_file: OnceCell::new() })
     }
@@ -283,7 +305,7 @@ mod tests {
         let own = std::fs::metadata("/proc/self/exe").unwrap();
         let path = std::env::current_exe().unwrap();
         assert_eq!(*row.exe(), Exe::File(FileId::of(&own), path.clone()));
-        let details = row.details().unwrap();
+        let details = row.details().unwrap().unwrap();
         assert_eq!(details.uid, nix::unistd::getuid().as_raw());
         assert!(details.cmdline.starts_with(std::env::args().next().unwrap().as_bytes()));
         assert!(table.running(None, &path).any(|row| row.instance.pid == own_pid()));
@@ -295,7 +317,7 @@ mod tests {
         row.instance.start_ticks += 1;
         assert!(!row.is_current());
         assert_eq!(*row.exe(), Exe::Gone);
-        assert_eq!(row.details(), None);
+        assert_eq!(row.details().unwrap(), None);
     }
 
     #[test]

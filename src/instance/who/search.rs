@@ -65,32 +65,41 @@ pub fn resolve_all(
 /// a launch. That its session's leader is gone says nothing here: double-forking daemons are so.
 #[must_use]
 pub fn fits(wanted: &Wanted, row: &Row) -> Fit {
-    let Some(details) = row.details() else { return Fit::No };
-    fit(wanted, &candidate(row, details), own_depth())
+    match row.details() {
+        Ok(Some(details)) => fit(wanted, &candidate(row, details), own_depth()),
+        Ok(None) => Fit::No,
+        Err(_) => Fit::Unreadable,
+    }
 }
 
 fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> Verdict {
     let depth = own_depth();
-    let judge = |row: &Row| -> Fit {
-        let Some(details) = row.details() else { return Fit::No };
-        match fit(wanted, &candidate(row, details), depth) {
-            Fit::No => Fit::No,
-            _ if !is_eligible(row, table) || is_claimed(row, table, claimed) => Fit::No,
-            // Another instance's worker shows nothing of its master's arguments.
-            Fit::Rewritten if is_worker(row, table) => Fit::No,
-            fit => fit,
-        }
+    let judge = |candidate: &Candidate<'_>, row: &Row| match fit(wanted, candidate, depth) {
+        Fit::No => Fit::No,
+        _ if !is_eligible(row, table) || is_claimed(row, table, claimed) => Fit::No,
+        // Another instance's worker shows nothing of its master's arguments.
+        Fit::Rewritten if is_worker(row, table) => Fit::No,
+        fit => fit,
     };
     let rows: Vec<&Row> = match wanted.program() {
         Some(program) => table.running(program.file, &program.path).collect(),
         None => table.rows().iter().collect(),
     };
-    let fits: Vec<(Candidate<'_>, Fit)> = rows
-        .into_iter()
-        .map(|row| (row, judge(row)))
-        .filter(|(_, fit)| *fit != Fit::No)
-        .filter_map(|(row, fit)| Some((candidate(row, row.details()?), fit)))
-        .collect();
+    let mut fits = Vec::new();
+    for row in rows {
+        match row.details() {
+            Ok(Some(details)) => {
+                let candidate = candidate(row, details);
+                let fit = judge(&candidate, row);
+                fits.extend((fit != Fit::No).then_some((candidate, fit)));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let reason = format!("cannot read /proc/{}: {error}", row.instance);
+                return Verdict::Unclear { reason, among: Vec::new() };
+            }
+        }
+    }
     match decide(&fits) {
         // It may have ended since the snapshot.
         Verdict::One(one) if !table.row(one.pid).is_some_and(Row::is_current) => Verdict::None,
@@ -137,6 +146,6 @@ pub(crate) fn own_depth() -> usize {
     static DEPTH: OnceLock<usize> = OnceLock::new();
     *DEPTH.get_or_init(|| {
         let own = Row::read(Pid(std::process::id().cast_signed())).ok().flatten();
-        own.and_then(|row| row.details().map(|details| details.depth)).unwrap_or(1)
+        own.and_then(|row| Some(row.details().ok()??.depth)).unwrap_or(1)
     })
 }

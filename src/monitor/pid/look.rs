@@ -2,6 +2,7 @@
 //!
 //! No task and no memory: `pid` looks at each change, `recovery` right before each launch.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::config::Process;
@@ -71,40 +72,48 @@ pub fn directly(
     process: &Process,
     known: &Known<impl Fn(Instance) -> bool>,
 ) -> Option<Observation> {
-    let is_alive = |one: &Instance| living(one.pid).is_some_and(|row| row.instance == *one);
-    if let Some(held) = known.held.filter(is_alive) {
-        return Some(Observation::Up(held));
+    let seen = match held(known) {
+        Ok(None) => by_file(process, known),
+        held => held,
+    };
+    seen.unwrap_or_else(|error| Some(blind(&error)))
+}
+
+fn held(known: &Known<impl Fn(Instance) -> bool>) -> io::Result<Option<Observation>> {
+    let Some(held) = known.held else { return Ok(None) };
+    let row = Row::read(held.pid)?.filter(|row| row.instance == held);
+    Ok(row.map(|row| Observation::Up(row.instance)))
+}
+
+fn by_file(
+    process: &Process,
+    known: &Known<impl Fn(Instance) -> bool>,
+) -> io::Result<Option<Observation>> {
+    match process.pid_file().map(file::read) {
+        None | Some(Contents::Missing | Contents::Nothing { .. }) => Ok(None),
+        Some(Contents::Refused { reason }) => Ok(Some(Observation::Unclear { reason })),
+        Some(Contents::Names(file)) => judged(process, &file, known),
     }
-    process.pid_file().and_then(|path| match file::read(path) {
-        Contents::Missing | Contents::Nothing { .. } => None,
-        Contents::Refused { reason } => Some(Observation::Unclear { reason }),
-        Contents::Names(file) => judged(process, &file, known),
-    })
 }
 
 fn judged(
     process: &Process,
     file: &PidFile,
     known: &Known<impl Fn(Instance) -> bool>,
-) -> Option<Observation> {
-    let row = living(file.pid)?;
-    let named = named(process, &row, known)?;
+) -> io::Result<Option<Observation>> {
+    let Some(row) = Row::read(file.pid)? else { return Ok(None) };
+    let Some(details) = row.details()? else { return Ok(None) };
     // It gave back its memory, yet still has its files and ports: neither up nor down.
     if !row.kernel_thread && *row.exe() == Exe::Gone {
         let reason = format!("its PID file names {}, which is just ending", row.instance);
-        return Some(Observation::Unclear { reason });
+        return Ok(Some(Observation::Unclear { reason }));
     }
-    match judge(file, &named, known.wall.since_boot(file.modified)) {
-        Verdict::Mine => Some(Observation::Up(row.instance)),
-        Verdict::Stranger => None,
-        Verdict::Unclear { reason } => Some(Observation::Unclear { reason }),
-    }
-}
-
-fn named(process: &Process, row: &Row, known: &Known<impl Fn(Instance) -> bool>) -> Option<Named> {
-    let details = row.details()?;
     let own = Pid(std::process::id().cast_signed());
-    Some(Named {
+    let launched = match known.launched {
+        Some(launched) => came_out_of(launched, &row, own)?,
+        None => false,
+    };
+    let named = Named {
         instance: row.instance,
         recorded: known.held == Some(row.instance),
         taken: (known.taken)(row.instance),
@@ -112,22 +121,31 @@ fn named(process: &Process, row: &Row, known: &Known<impl Fn(Instance) -> bool>)
             || row.instance.pid == own
             || row.kernel_thread
             || details.depth != who::own_depth(),
-        launched: known.launched.is_some_and(|launched| came_out_of(launched, row, own)),
-        fit: program::wanted(process).map_or(Fit::No, |wanted| who::fits(&wanted, row)),
+        launched,
+        fit: program::wanted(process).map_or(Fit::No, |wanted| who::fits(&wanted, &row)),
         uid: details.uid,
         started: clock::started(row.instance),
         shown: who::shown(&details.cmdline),
+    };
+    Ok(match judge(file, &named, known.wall.since_boot(file.modified)) {
+        Verdict::Mine => Some(Observation::Up(row.instance)),
+        Verdict::Stranger => None,
+        Verdict::Unclear { reason } => Some(Observation::Unclear { reason }),
     })
 }
 
 /// Whether a process is the launched one, of its session, or an orphan that came to healer since.
-fn came_out_of(launched: Instance, row: &Row, own: Pid) -> bool {
-    let is_of_it = row.instance == launched || row.session == launched.pid || row.parent == own;
-    is_of_it && row.instance.start_ticks >= launched.start_ticks
-}
-
-fn living(pid: Pid) -> Option<Row> {
-    Row::read(pid).ok().flatten()
+fn came_out_of(launched: Instance, row: &Row, own: Pid) -> io::Result<bool> {
+    if row.instance == launched {
+        return Ok(true);
+    }
+    if row.instance.start_ticks < launched.start_ticks {
+        return Ok(false);
+    }
+    // The session is the launch's unless another process has got the launched one's PID.
+    let of_session = row.session == launched.pid
+        && Row::read(launched.pid)?.is_none_or(|leader| leader.instance == launched);
+    Ok(of_session || row.parent == own)
 }
 
 fn observation(verdict: who::Verdict) -> Observation {
@@ -138,6 +156,6 @@ fn observation(verdict: who::Verdict) -> Observation {
     }
 }
 
-fn blind(error: &std::io::Error) -> Observation {
+fn blind(error: &io::Error) -> Observation {
     Observation::Unclear { reason: format!("cannot read /proc: {error}") }
 }
