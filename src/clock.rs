@@ -1,24 +1,85 @@
-//! The one place that reads a clock. Deciding code is passed a [`Time`] instead.
+//! The one place that reads clocks: boot time, process start times in it, wall-clock file times.
+//!
+//! Deciding code is passed a [`Time`]; the shells around it read it here.
 
-use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::event::{Instance, Time};
 
-/// Now, by `CLOCK_BOOTTIME`.
+/// A wall clock that moved against boot time by more than this was set, not slewed.
+const STEP: i128 = 1_000_000_000;
+
+/// Now, in boot time.
 #[must_use]
 pub fn now() -> Time {
-    let now = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
-    Time(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+    Time(u64::try_from(nanos(ClockId::Boottime)).unwrap_or(0))
 }
 
-/// When an instance started, to the clock tick (10 ms on every common machine).
+/// When an instance started, to the clock tick (10 ms).
 #[must_use]
 pub fn started(instance: Instance) -> Time {
-    static TICKS_PER_SECOND: OnceLock<u64> = OnceLock::new();
-    let ticks = *TICKS_PER_SECOND.get_or_init(procfs::ticks_per_second);
-    Time(instance.start_ticks.saturating_mul(1_000_000_000 / ticks.max(1)))
+    let tick = Duration::from_secs(1).as_nanos() / u128::from(procfs::ticks_per_second());
+    Time(u64::try_from(u128::from(instance.start_ticks) * tick).unwrap_or(u64::MAX))
+}
+
+/// How the wall clock stood to boot time when healer started. File times are wall-clock times: they
+/// compare with boot times only as long as nobody sets the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    offset: i128,
+}
+
+impl WallClock {
+    /// As it stands now; taken once, when healer starts.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { offset: offset() }
+    }
+
+    /// A file time (nanoseconds since 1970) as nanoseconds since boot, negative for earlier boots;
+    /// `None` once the wall clock was set.
+    #[must_use]
+    pub fn since_boot(&self, file_time: i128) -> Option<i128> {
+        let offset = offset();
+        ((offset - self.offset).abs() < STEP).then_some(file_time - offset)
+    }
+}
+
+/// How old a file time (nanoseconds since 1970) is; `None` for one in the future.
+#[must_use]
+pub fn age(file_time: i128) -> Option<Duration> {
+    u64::try_from(nanos(ClockId::Realtime) - file_time).ok().map(Duration::from_nanos)
+}
+
+fn offset() -> i128 {
+    nanos(ClockId::Realtime) - nanos(ClockId::Boottime)
+}
+
+fn nanos(clock: ClockId) -> i128 {
+    let time = clock_gettime(clock);
+    i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Pid;
+
+    #[test]
+    fn own_start_lies_between_boot_and_now() {
+        let stat = procfs::process::Process::myself().unwrap().stat().unwrap();
+        let own = Instance { pid: Pid(stat.pid), start_ticks: stat.starttime };
+        assert!(started(own) > Time(0));
+        assert!(started(own) <= now());
+        assert!(now().since(started(own)) < Duration::from_secs(600));
+    }
+
+    #[test]
+    fn a_set_wall_clock_makes_file_times_incomparable() {
+        let wall = WallClock::now();
+        assert!(wall.since_boot(0).is_some_and(|time| time < 0));
+        assert_eq!(WallClock { offset: wall.offset - 2 * STEP }.since_boot(0), None);
+    }
 }

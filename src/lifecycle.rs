@@ -10,8 +10,14 @@ use std::time::Duration;
 use crate::config::{Backoff, Process, Restart};
 use crate::event::{Change, End, Exit, Instance, State, Time};
 
-/// How soon to look again where it could not be told which process is meant.
-const RELOOK_UNCLEAR: Duration = Duration::from_secs(5);
+/// How soon to look again where it could not be told which process is meant: it may have been seen
+/// in the middle of an exec or of its end.
+const RELOOK_UNCLEAR: Backoff = Backoff {
+    initial: Duration::from_millis(200),
+    factor: 2.0,
+    max: Duration::from_secs(5),
+    jitter: 0.0,
+};
 /// How soon to look again whether somebody started a process that healer does not start itself.
 const RELOOK_DOWN: Duration = Duration::from_secs(30);
 /// How soon to look again for the successor of a daemonising command.
@@ -41,6 +47,8 @@ enum Stage {
     Unknown {
         reason: String,
         wanted: bool,
+        /// How often it was looked at in vain.
+        looks: u32,
         look_at: Time,
     },
     Down {
@@ -175,7 +183,8 @@ impl Lifecycle {
         let stage = Stage::Unknown {
             reason: String::new(),
             wanted: false,
-            look_at: now.after(RELOOK_UNCLEAR),
+            looks: 0,
+            look_at: now.after(RELOOK_UNCLEAR.delay(0)),
         };
         let told = State::Unknown { reason: String::new() };
         (Self { stage, trial: false, row: 0, delayable: false, last: None, told }, Action::Look)
@@ -273,11 +282,16 @@ impl Lifecycle {
                     vec![]
                 }
             }
-            (Stage::Unknown { wanted, .. }, Input::Unclear { reason }) => {
-                let wanted = *wanted;
-                self.unclear(reason, wanted, now)
+            (Stage::Unknown { wanted, looks, look_at, .. }, Input::Unclear { reason }) => {
+                let (wanted, looks, look_at) = (*wanted, *looks, *look_at);
+                self.stage = Stage::Unknown { reason, wanted, looks, look_at };
+                vec![]
             }
-            (Stage::Preparing, Input::Unclear { reason }) => self.unclear(reason, true, now),
+            (Stage::Preparing, Input::Unclear { reason }) => {
+                let look_at = now.after(RELOOK_UNCLEAR.delay(0));
+                self.stage = Stage::Unknown { reason, wanted: true, looks: 0, look_at };
+                vec![]
+            }
             // What the preparation found is gone again.
             (Stage::Preparing, Input::Missing) => self.prepare(false),
 
@@ -338,8 +352,9 @@ impl Lifecycle {
             return vec![];
         }
         match &mut self.stage {
-            Stage::Unknown { look_at, .. } => {
-                *look_at = now.after(RELOOK_UNCLEAR);
+            Stage::Unknown { looks, look_at, .. } => {
+                *looks = looks.saturating_add(1);
+                *look_at = now.after(RELOOK_UNCLEAR.delay(*looks));
                 vec![Action::Look]
             }
             Stage::Down { look_at } | Stage::Finished { look_at } => {
@@ -458,12 +473,6 @@ impl Lifecycle {
     fn prepare(&mut self, look: bool) -> Vec<Action> {
         self.stage = Stage::Preparing;
         vec![Action::Prepare { last: self.last.map(|(instance, _)| instance), look }]
-    }
-
-    fn unclear(&mut self, reason: String, wanted: bool, now: Time) -> Vec<Action> {
-        let look_at = now.after(RELOOK_UNCLEAR);
-        self.stage = Stage::Unknown { reason, wanted, look_at };
-        vec![]
     }
 }
 
@@ -618,7 +627,15 @@ mod tests {
         let mut life = Life::new(fixture::process("web"));
         assert_eq!(life.on(Input::Unclear { reason: "812 may be it".into() }), []);
         assert_eq!(life.inner.state(), State::Unknown { reason: "812 may be it".into() });
-        assert_eq!(life.at(5_000, Input::Tick), [Action::Look]);
+        let mut looks = Vec::new();
+        while looks.len() < 7 {
+            let due = life.inner.next_deadline(&life.process).expect("it is looked at again");
+            looks.push(due.since(life.now).as_millis());
+            life.now = due;
+            assert_eq!(life.on(Input::Tick), [Action::Look]);
+            assert_eq!(life.on(Input::Unclear { reason: "812 may be it".into() }), []);
+        }
+        assert_eq!(looks, [200, 400, 800, 1600, 3200, 5000, 5000]);
         assert_eq!(life.on(Input::Missing), [Action::Prepare { last: None, look: false }]);
     }
 

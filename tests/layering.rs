@@ -45,7 +45,7 @@ const ROOMS: &[Room] = &[
     pure("config::check", &["config", "graph", "event"]),
     shell("preflight", &["config", "event", "instance"]),
     shell("bus", &["event"]),
-    shell("instance", &["config", "event"]),
+    shell("instance", &["clock", "config", "event"]),
     shell("wake", &["event", "instance"]),
     shell("monitor", FOR_MONITORS),
     shell("monitor::pid", FOR_MONITORS),

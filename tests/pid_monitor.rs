@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use healer::bus::{Bus, Received, Receiver};
+use healer::clock::WallClock;
 use healer::config::{Config, Log, LogFormat, LogLevel, Monitor, Process, RunAs};
 use healer::event::{Event, Instance, Observation, ProcessName, What};
-use healer::instance::clock::WallClock;
 use healer::monitor::pid::look::{Known, look};
 use healer::monitor::{Command, Handle, pid};
 use nix::sys::stat::Mode;

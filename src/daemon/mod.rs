@@ -14,9 +14,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
+use crate::clock::WallClock;
 use crate::config::load::{LoadError, load};
 use crate::config::{Config, Reader};
-use crate::instance::clock::WallClock;
 use crate::launch::{self, Baseline, Launcher};
 use crate::logging::{self, Target};
 use crate::monitor::{self, Orders, pid};

@@ -4,7 +4,6 @@
 //! `left` what remains of a dead instance, `reaper` how a child ended, `table` what `/proc` shows,
 //! `clock` and `readable` when. Called by monitors, `launch` and `recovery`.
 
-pub mod clock;
 pub mod left;
 pub mod program;
 pub mod readable;

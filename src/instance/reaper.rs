@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
+use crate::clock;
 use crate::config::Process;
 use crate::event::{End, Exit, Instance, Pid, Signal};
 
+use super::program;
 use super::table::{Row, Table};
 use super::who::{self, Fit};
-use super::{clock, program};
 
 /// Makes orphans among healer's descendants healer's children, prctl(2) `PR_SET_CHILD_SUBREAPER`.
 ///

@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant as Clock, sleep_until};
 
 use crate::bus::Bus;
+use crate::clock::{self, WallClock};
 use crate::config::{Config, Monitor, Process};
 use crate::event::{Event, Instance, Observation, ProcessName, What};
-use crate::instance::clock::{self, WallClock};
 
 use super::{Command, Handle, Order};
 use file::Contents;

@@ -15,11 +15,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error};
 
 use crate::bus::{Bus, Received, Receiver};
-use crate::clock;
+use crate::clock::{self, WallClock};
 use crate::config::{Config, Process};
 use crate::event::{Change, Event, Exit, Instance, Observation, ProcessName, Time, What as Said};
 use crate::instance::Held;
-use crate::instance::clock::WallClock;
 use crate::instance::left::{self, Stuck};
 use crate::instance::reaper;
 use crate::instance::table::{Row, Table};

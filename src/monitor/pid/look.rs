@@ -5,9 +5,9 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::clock::{self, WallClock};
 use crate::config::Process;
 use crate::event::{Instance, Observation, Pid};
-use crate::instance::clock::{self, WallClock};
 use crate::instance::program;
 use crate::instance::table::{Exe, Row, Table};
 use crate::instance::who::{self, Fit};
