@@ -20,7 +20,7 @@ mod story;
 mod world;
 
 /// How long any one step may take; a healthy machine needs a hundredth of it.
-const STEP: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_secs(8);
 
 /// Why the demo did not come to its end.
 #[derive(Debug, thiserror::Error)]
