@@ -146,6 +146,7 @@ impl World {
             tokio::select! {
                 biased;
                 _ = self.signals.next() => return Err(DemoError::Stopped),
+                _ = &mut self.recovery => return Err(DemoError::Deaf),
                 received = self.changes.recv() => match received {
                     Received::Event(Event { process, at, what: What::Did(change) }) => {
                         self.check(&process, &change)?;
@@ -214,7 +215,7 @@ impl World {
         let Self { directory, handle, mut recovery, inherited, .. } = self;
         // Nothing is started from here on: recovery ends with its last handle.
         drop(handle);
-        if timeout(PATIENCE, &mut recovery).await.is_err() {
+        if !recovery.is_finished() && timeout(PATIENCE, &mut recovery).await.is_err() {
             recovery.abort();
         }
         // A launch that was under way shows up late, but as a child of this process.
