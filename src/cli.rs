@@ -49,7 +49,10 @@ pub enum Command {
     Demo,
     /// The small service of the demo.
     #[command(hide = true)]
-    DemoService,
+    DemoService {
+        /// Its directory and its name.
+        home: PathBuf,
+    },
 }
 
 impl Cli {

@@ -25,4 +25,5 @@ pub mod preflight;
 pub mod signals;
 pub mod logging;
 pub mod daemon;
+pub mod demo;
 pub mod cli;

@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::Parser;
 use healer::cli::{Cli, Command};
 use healer::config::Reader;
 use healer::config::load::{LoadError, find, load};
-use healer::daemon;
 use healer::preflight::{self, HostFaults};
+use healer::{daemon, demo};
 
 /// The exit codes, after sysexits.h.
 mod code {
@@ -38,7 +37,7 @@ fn main() -> ExitCode {
         }
     };
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             for cause in error.chain().skip(1) {
@@ -58,20 +57,22 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
-        Some(Command::Check { file_only, file }) => check(file.config.as_deref(), *file_only),
-        Some(Command::Demo | Command::DemoService) => bail!("not built yet"),
+        Some(Command::Check { file_only, file }) => check(file.config.as_deref(), *file_only)?,
+        Some(Command::Demo) => demo::run()?,
+        Some(Command::DemoService { home }) => return Ok(demo::service::serve(home)?),
         None => {
             let reader = Reader::this_process(cli.stays_in_foreground());
             let path = find(cli.file.config.as_deref(), reader.as_root)?;
             if cli.print_config_path {
                 println!("{}", path.display());
-                return Ok(());
+                return Ok(ExitCode::SUCCESS);
             }
-            daemon::run(&path, &reader, cli.stays_in_foreground())
+            daemon::run(&path, &reader, cli.stays_in_foreground())?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `healer check`: every file fault, or else every host fault.

@@ -1,0 +1,64 @@
+# healer's front door. `make help` lists the targets.
+
+# The most that the stripped release binary may take: 6 MiB.
+SIZE_LIMIT := 6291456
+PREFIX ?= /usr/local
+DESTDIR ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET)/release/healer
+
+# As root, a test that skips itself for want of rights would be a mistake.
+ifeq ($(shell id -u),0)
+export HEALER_TESTS_MUST_RUN := 1
+endif
+
+.DEFAULT_GOAL := build
+# Each of cargo's commands uses all cores by itself.
+.NOTPARALLEL:
+.PHONY: help build demo test check fmt clippy deny docs scripts unit size install set-up set-up-test
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: set-up ## Build the release binary, target/release/healer (the default)
+	cargo build --release --locked
+
+demo: build ## Set up what is missing, build, and show on a small service what healer does
+	@$(BINARY) demo
+
+test: check deny docs size unit ## Set up what is missing and run every check and test
+
+check: fmt clippy scripts ## The quick part: format, lints, scripts
+
+fmt: set-up-test
+	cargo fmt --all -- --check
+
+clippy: set-up-test
+	cargo clippy --locked --all-targets -- -D warnings
+
+deny: set-up-test ## Licences, sources and duplicates among the dependencies
+	cargo deny --locked check bans licenses sources
+
+docs: set-up-test ## The documentation of the code, without warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+scripts: ## The syntax of the shell scripts, and shellcheck where it is installed
+	@for script in .ci/run .ci/set-up; do bash -n $$script || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck .ci/run .ci/set-up
+
+unit: set-up-test ## Unit, property, documentation and system tests
+	cargo test --locked --doc --quiet
+	cargo nextest run --locked
+
+size: build ## The release binary is at most 6 MiB
+	@size=$$(wc -c < $(BINARY)); echo "$(BINARY): $$size bytes of $(SIZE_LIMIT)"; \
+	test $$size -le $(SIZE_LIMIT) || { echo "the release binary is too large" >&2; exit 1; }
+
+install: ## Install what `make build` built, below DESTDIR and PREFIX (/usr/local)
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/healer
+
+set-up:
+	@.ci/set-up build
+
+set-up-test: set-up
+	@.ci/set-up test
