@@ -16,12 +16,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant as Moment, sleep_until, timeout};
 
 use crate::bus::{Bus, Received, Receiver};
+use crate::clock::WallClock;
 use crate::config::check::{Environment, check};
 use crate::config::{Config, Reader, Stop};
 use crate::event::{Change, Event, Instance, Pid, ProcessName, Signal, Time, What};
 use crate::instance::table::{Row, Table};
 use crate::instance::{Held, left};
 use crate::launch::{Baseline, Launcher};
+use crate::monitor::pid;
 use crate::recovery::{Handle, Recovery};
 use crate::signals::Signals;
 
@@ -79,8 +81,10 @@ impl World {
         let bus = Bus::new(BUS_CAPACITY);
         let changes = bus.subscribe();
         let launcher = Launcher::new(baseline, &directory.0);
-        let (recovery, handle) =
-            Recovery::new(launcher.clone(), bus).map_err(DemoError::system("set up recovery"))?;
+        let wall = WallClock::now();
+        let monitor = pid::spawn(bus.clone(), wall).orders();
+        let (recovery, handle) = Recovery::new(launcher.clone(), bus, monitor, wall)
+            .map_err(DemoError::system("set up recovery"))?;
         Ok(Self {
             directory,
             launcher,

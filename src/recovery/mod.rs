@@ -5,85 +5,39 @@
 //! ones launched, reaps every child, and publishes what it did. Called by `daemon` and `demo`,
 //! through [`Handle`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error};
 
 use crate::bus::{Bus, Received, Receiver};
 use crate::clock::{self, WallClock};
-use crate::config::{Config, Process};
-use crate::event::{Change, Event, Exit, Instance, Observation, ProcessName, Time, What as Said};
+use crate::event::{Change, Event, Instance, Observation, ProcessName, What as Said};
 use crate::instance::Held;
 use crate::instance::left::{self, Stuck};
 use crate::instance::reaper;
-use crate::instance::table::{Row, Table};
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::Input;
-use crate::monitor::pid::file::{self, Contents};
-use crate::monitor::pid::look::{Known, directly, look_by_matching};
 use crate::monitor::{self, Orders};
 use crate::wake::Woken;
 
 use self::guards::{Ended, Guards};
+use self::handle::Command;
 use self::plan::{Order, Plan, What};
 
 mod guards;
+mod handle;
 mod journal;
 pub mod plan;
+mod sight;
 #[cfg(test)]
 mod tests;
 
-/// How many commands may wait; more than ever do.
-const COMMANDS: usize = 16;
-
-/// Gives recovery its orders. Each is acknowledged.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-}
-
-#[derive(Debug)]
-enum Command {
-    Reload { config: Arc<Config>, launcher: Box<Launcher>, done: oneshot::Sender<()> },
-    Ping { done: oneshot::Sender<()> },
-}
-
-/// Recovery has ended; only its own failure makes it do so.
-#[derive(Debug, thiserror::Error)]
-#[error("the recovery task has ended")]
-pub struct Gone;
-
-impl Handle {
-    /// Swaps the configuration, and starts what it adds. Returns once that is under way.
-    ///
-    /// # Errors
-    ///
-    /// [`Gone`].
-    pub async fn reload(&self, config: Arc<Config>, launcher: Launcher) -> Result<(), Gone> {
-        let launcher = Box::new(launcher);
-        self.send(|done| Command::Reload { config, launcher, done }).await
-    }
-
-    /// Returns once recovery has come round to it: proof that it is not stuck.
-    ///
-    /// # Errors
-    ///
-    /// [`Gone`].
-    pub async fn ping(&self) -> Result<(), Gone> {
-        self.send(|done| Command::Ping { done }).await
-    }
-
-    async fn send(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), Gone> {
-        let (done, acknowledged) = oneshot::channel();
-        self.commands.send(command(done)).await.map_err(|_| Gone)?;
-        acknowledged.await.map_err(|_| Gone)
-    }
-}
+pub use self::handle::{Gone, Handle};
 
 /// What the one task owns.
 #[derive(Debug)]
@@ -143,7 +97,7 @@ impl Recovery {
         wall: WallClock,
     ) -> io::Result<(Self, Handle)> {
         reaper::become_subreaper()?;
-        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (handle, commands) = Handle::new();
         let recovery = Self {
             plan: Plan::new(),
             launcher,
@@ -161,7 +115,7 @@ impl Recovery {
             lagged_again: false,
             looks: Vec::new(),
         };
-        Ok((recovery, Handle { commands: sender }))
+        Ok((recovery, handle))
     }
 
     /// Runs until every [`Handle`] is dropped. What it guards is left running; a launch before its
@@ -333,93 +287,6 @@ impl Recovery {
         self.bus.publish(Event { process, at: clock::now(), what: Said::Did(change) });
     }
 
-    /// Does all looks that are asked for, with one snapshot of `/proc`.
-    fn look_around(&mut self) {
-        if self.looks.is_empty() {
-            return;
-        }
-        let names: BTreeSet<ProcessName> = self.looks.drain(..).collect();
-        let processes: Vec<Arc<Process>> =
-            names.iter().filter_map(|name| self.plan.process(name).cloned()).collect();
-        for (process, seen) in processes.iter().zip(self.see(&processes)) {
-            self.feed_sight(&process.name, seen);
-        }
-    }
-
-    /// Looks at all of these: what their PID files say, else what runs.
-    fn see(&self, processes: &[Arc<Process>]) -> Vec<Observation> {
-        let by_file: Vec<_> = processes.iter().map(|process| self.glance(process)).collect();
-        let unseen: Vec<_> = processes
-            .iter()
-            .zip(&by_file)
-            .filter(|(_, seen)| seen.is_none())
-            .map(|(process, _)| Arc::clone(process))
-            .collect();
-        let mut matched = if unseen.is_empty() {
-            vec![]
-        } else {
-            // A stage, or what became of it a moment ago, is somebody's already.
-            let taken = |one: Instance| {
-                self.guards.owner(one).is_some() || self.guards.knows_child(one.pid)
-            };
-            look_by_matching(&unseen, &taken)
-        }
-        .into_iter();
-        let or_matched = |seen: Option<_>| seen.or_else(|| matched.next());
-        by_file.into_iter().filter_map(or_matched).collect()
-    }
-
-    /// What a PID file says of a living process; no pass over `/proc`.
-    fn glance(&self, process: &Process) -> Option<Observation> {
-        let slot = self.slots.get(&process.name);
-        let known = Known {
-            held: slot.and_then(|slot| slot.last).map(|(instance, _)| instance),
-            launched: slot.and_then(|slot| slot.launched),
-            taken: |one| self.guards.owner(one).is_some_and(|owner| *owner != process.name),
-            wall: self.wall,
-        };
-        directly(process, &known)
-    }
-
-    fn feed_sight(&mut self, name: &ProcessName, seen: Observation) {
-        match seen {
-            Observation::Up(instance) => self.guard(name, instance),
-            Observation::Missing => self.feed(name, Input::Missing),
-            Observation::Unclear { reason } => self.feed(name, Input::Unclear { reason }),
-        }
-    }
-
-    /// Takes hold of a running instance that was found, if it still runs and is still sought.
-    fn guard(&mut self, name: &ProcessName, instance: Instance) {
-        if !self.plan.seeks(name) {
-            return;
-        }
-        if let Some(owner) = self.guards.owner(instance) {
-            let reason = format!("{instance} is guarded as {owner} already");
-            return self.feed(name, Input::Unclear { reason });
-        }
-        match Held::open_exactly(instance) {
-            Ok(Some(held)) => {
-                self.take_hold(name, held);
-                let started = clock::started(instance);
-                self.feed(name, Input::Found { instance, started });
-            }
-            // It ended meanwhile: look again.
-            Ok(None) => self.looks.push(name.clone()),
-            Err(error) => {
-                let reason = format!("cannot take hold of {instance}: {error}");
-                self.feed(name, Input::Unclear { reason });
-            }
-        }
-    }
-
-    fn take_hold(&mut self, name: &ProcessName, held: Held) {
-        let instance = held.instance();
-        let child = self.guards.take(name, held);
-        self.slots.entry(name.clone()).or_default().last = Some((instance, child));
-        self.tell_monitor(monitor::Command::Held(name.clone(), instance));
-    }
-
     fn tell_monitor(&self, command: monitor::Command) {
         if self.monitor.note(command).is_err() {
             error!("the PID monitor has ended; PID files are looked at only before a launch");
@@ -497,42 +364,12 @@ impl Recovery {
         }
     }
 
-    fn find_successor(&mut self, name: &ProcessName, launched: Instance) {
-        let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
-        if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall) {
-            // What it left is left of the session that it led.
-            self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
-            self.feed(name, Input::Found { instance: daemon, started: clock::now() });
-            return self.feed(name, Input::Ended { instance: daemon, exit: Exit::default() });
-        }
-        if let Some(Observation::Up(instance)) = self.glance(&process) {
-            return self.guard(name, instance);
-        }
-        let Ok(table) = Table::snapshot() else { return };
-        let known = |instance: Instance| self.guards.owner(instance).is_some();
-        if let Some(instance) = reaper::successor(launched, &process, &known, &table) {
-            self.guard(name, instance);
-        } else if !reaper::may_have_left(launched, &|pid| self.guards.knows_child(pid)) {
-            self.feed(name, Input::NoSuccessor);
-        }
-    }
-
     fn release(&mut self, name: &ProcessName) {
         self.guards.release(name);
         if let Some((_, task)) = self.slots.remove(name).and_then(|slot| slot.task) {
             task.abort();
         }
     }
-}
-
-/// The daemon that came out of this launch, wrote its PID file, and was dead before it was seen.
-fn dead_by_pid_file(process: &Process, launched: Instance, wall: WallClock) -> Option<Instance> {
-    let Contents::Names(file) = file::read(process.pid_file()?) else { return None };
-    let written = Time(u64::try_from(wall.since_boot(file.modified)?).ok()?);
-    let is_new = written >= clock::started(launched);
-    let is_dead = file.pid != launched.pid && Row::read(file.pid).ok()?.is_none();
-    // When it started is not known any more, but that it was no earlier than its launch.
-    (is_new && is_dead).then_some(Instance { pid: file.pid, start_ticks: launched.start_ticks })
 }
 
 /// An error and what caused it, in one line.

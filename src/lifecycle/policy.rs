@@ -1,0 +1,43 @@
+//! Which ends call for a restart, and how long the next start is delayed.
+
+use std::time::Duration;
+
+use crate::config::{Backoff, Restart};
+use crate::event::{End, Exit, Time};
+
+/// Whether an end calls for a restart. An unknown cause does, unless the answer is "never".
+pub(super) fn is_failure(restart: Restart, exit: &Exit) -> bool {
+    match restart {
+        Restart::Always => true,
+        Restart::Never => false,
+        Restart::OnFailure => match exit.end {
+            Some(End::Code(code)) => code != 0,
+            Some(End::Signal { signal, .. }) => !signal.asks_to_end(),
+            None => true,
+        },
+    }
+}
+
+/// An exit, a fault of the program, or unknown; not a signal from outside.
+pub(super) fn ended_by_itself(exit: &Exit) -> bool {
+    match exit.end {
+        Some(End::Signal { signal, .. }) => signal.is_fault(),
+        Some(End::Code(_)) | None => true,
+    }
+}
+
+/// The delay before the `row`-th restart in a row, `row` ≥ 2.
+pub(super) fn delay(policy: &Backoff, row: u32, now: Time) -> Duration {
+    let delay = policy.delay(row.saturating_sub(2));
+    // -1 to 1, spread by the clock's nanoseconds: no two processes fail at the same one.
+    let spread = f64::from(scramble(now.0 ^ u64::from(row))) / f64::from(u32::MAX) * 2.0 - 1.0;
+    delay.mul_f64(1.0 + policy.jitter * spread)
+}
+
+/// The upper half of one round of SplitMix64 (Steele, Lea, Flood 2014).
+fn scramble(seed: u64) -> u32 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 32) as u32
+}

@@ -1,0 +1,331 @@
+//! One life after another, step by step.
+
+use super::*;
+use crate::config::Restart;
+use crate::config::fixture;
+use crate::event::{Pid, Signal};
+use rstest::rstest;
+
+fn at(millis: u64) -> Time {
+    Time(millis * 1_000_000)
+}
+
+fn instance(pid: i32) -> Instance {
+    Instance { pid: Pid(pid), start_ticks: 1 }
+}
+
+fn code(code: i32) -> Exit {
+    Exit { end: Some(End::Code(code)), ..Exit::default() }
+}
+
+fn signal(number: i32) -> Exit {
+    let end = End::Signal { signal: Signal(number), core_dumped: false };
+    Exit { end: Some(end), ..Exit::default() }
+}
+
+/// A lifecycle, its process, and the moment it has come to.
+struct Life {
+    inner: Lifecycle,
+    process: Process,
+    now: Time,
+}
+
+impl Life {
+    fn new(process: Process) -> Self {
+        let (life, look) = Lifecycle::new(at(0));
+        assert_eq!(look, Action::Look);
+        Self { inner: life, process, now: at(0) }
+    }
+
+    fn on(&mut self, input: Input) -> Vec<Action> {
+        let actions = self.inner.on(&self.process, input, self.now);
+        actions.into_iter().filter(|action| !matches!(action, Action::Tell(_))).collect()
+    }
+
+    fn at(&mut self, millis: u64, input: Input) -> Vec<Action> {
+        self.now = at(millis);
+        self.on(input)
+    }
+
+    /// Brings it up as this PID, from wherever a launch is being prepared.
+    fn launch(&mut self, pid: i32) {
+        assert_eq!(self.on(Input::Prepared), [Action::Enqueue]);
+        assert_eq!(self.on(Input::Go), [Action::Launch]);
+        assert_eq!(self.on(Input::Launched { instance: instance(pid) }), [Action::Running]);
+    }
+
+    fn end(&mut self, pid: i32, exit: Exit) -> Vec<Action> {
+        self.on(Input::Ended { instance: instance(pid), exit })
+    }
+}
+
+fn prepare(pid: i32) -> Action {
+    Action::Prepare { last: Some(instance(pid)), look: false }
+}
+
+fn started(process: Process) -> Life {
+    let mut life = Life::new(process);
+    let first = Action::Prepare { last: None, look: false };
+    assert_eq!(life.on(Input::Missing), [first]);
+    life.launch(1);
+    life
+}
+
+#[test]
+fn a_dead_instance_is_prepared_queued_and_launched_at_once() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.end(1, signal(9)), [Action::Judge]);
+    assert_eq!(life.on(Input::Permitted), [prepare(1)]);
+    life.launch(2);
+    assert_eq!(life.inner.state(), State::Up { instance: instance(2), ready: false });
+}
+
+#[test]
+fn news_of_another_instance_is_old_news() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.end(7, signal(9)), []);
+    assert_eq!(life.inner.instance(), Some(instance(1)));
+}
+
+#[test]
+fn one_death_counts_once_however_often_it_is_reported() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.end(1, signal(9)), [Action::Judge]);
+    assert_eq!(life.end(1, signal(9)), []);
+    assert_eq!(life.on(Input::Permitted), [prepare(1)]);
+    assert_eq!(life.end(1, signal(9)), []);
+}
+
+#[test]
+fn without_autostart_a_missing_process_stays_down_until_somebody_starts_it() {
+    let process = Process { autostart: false, ..fixture::process("web") };
+    let mut life = Life::new(process);
+    assert_eq!(life.on(Input::Missing), []);
+    assert_eq!(life.inner.state(), State::Down);
+    assert_eq!(life.at(30_000, Input::Tick), [Action::Look]);
+    let found = Input::Found { instance: instance(5), started: at(29_000) };
+    assert_eq!(life.on(found), [Action::Running, Action::Ready]);
+    assert_eq!(life.end(5, Exit::default()), [Action::Judge]);
+}
+
+#[test]
+fn an_unclear_process_is_neither_adopted_nor_started_and_looked_at_again() {
+    let mut life = Life::new(fixture::process("web"));
+    assert_eq!(life.on(Input::Unclear { reason: "812 may be it".into() }), []);
+    assert_eq!(life.inner.state(), State::Unknown { reason: "812 may be it".into() });
+    let mut looks = Vec::new();
+    while looks.len() < 7 {
+        let due = life.inner.next_deadline(&life.process).expect("it is looked at again");
+        looks.push(due.since(life.now).as_millis());
+        life.now = due;
+        assert_eq!(life.on(Input::Tick), [Action::Look]);
+        assert_eq!(life.on(Input::Unclear { reason: "812 may be it".into() }), []);
+    }
+    assert_eq!(looks, [200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!(life.on(Input::Missing), [Action::Prepare { last: None, look: false }]);
+}
+
+#[test]
+fn an_instance_that_somebody_else_starts_during_backoff_is_adopted() {
+    let mut life = started(fixture::process("web"));
+    for pid in 1..=2 {
+        assert_eq!(life.end(pid, code(1)), [Action::Judge]);
+        let _ = life.on(Input::Permitted);
+        if pid == 1 {
+            life.launch(2);
+        }
+    }
+    assert_eq!(life.inner.state(), State::BackingOff { until: at(1_000) });
+    let found = Input::Found { instance: instance(9), started: at(0) };
+    assert_eq!(life.on(found), [Action::Running]);
+    assert_eq!(life.on(Input::Prepared), [], "an answer to an old question");
+}
+
+#[test]
+fn alive_for_ready_after_is_ready() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.at(999, Input::Tick), []);
+    assert_eq!(life.at(1_000, Input::Tick), [Action::Ready]);
+    assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: true });
+    assert_eq!(life.inner.next_deadline(&life.process), None);
+}
+
+#[rstest]
+#[case::exit(code(1), &[0, 1, 2, 4, 8, 16, 30, 30])]
+#[case::exit_zero(code(0), &[0, 1, 2, 4])]
+#[case::fault(signal(11), &[0, 1, 2, 4])]
+#[case::unknown(Exit::default(), &[0, 1, 2, 4])]
+#[case::killed_from_outside(signal(9), &[0, 0, 0, 0])]
+fn restarts_in_a_row_before_ready_are_delayed(#[case] exit: Exit, #[case] delays: &[u64]) {
+    let mut process = fixture::process("web");
+    process.recovery.start_timeout = Duration::ZERO;
+    let mut life = started(process);
+    for (pid, delay) in (1..).zip(delays) {
+        let died = life.now;
+        assert_eq!(life.end(pid, exit), [Action::Judge]);
+        let mut actions = life.on(Input::Permitted);
+        if *delay > 0 {
+            assert_eq!(actions, []);
+            life.now = died.after(Duration::from_secs(*delay));
+            assert_eq!(life.inner.next_deadline(&life.process), Some(life.now));
+            actions = life.on(Input::Tick);
+        }
+        assert!(matches!(actions[..], [Action::Prepare { .. }]), "{actions:?}");
+        life.launch(pid + 1);
+    }
+}
+
+#[test]
+fn a_ready_instance_ends_the_row() {
+    let mut life = started(fixture::process("web"));
+    for pid in 1..=5 {
+        life.now = life.now.after(Duration::from_secs(1));
+        assert_eq!(life.on(Input::Tick), [Action::Ready]);
+        assert_eq!(life.end(pid, code(1)), [Action::Judge]);
+        assert_eq!(life.on(Input::Permitted), [prepare(pid)]);
+        life.launch(pid + 1);
+    }
+}
+
+#[rstest]
+#[case(0.0, 0.0)]
+#[case(0.1, 0.1)]
+#[case(1.0, 1.0)]
+fn jitter_varies_a_delay_by_its_share_at_most(#[case] jitter: f64, #[case] share: f64) {
+    let policy = Backoff { jitter, ..fixture::process("web").recovery.backoff };
+    let delays: Vec<_> =
+        (0..1_000).map(|n| delay(&policy, 5, Time(n * 7_919)).as_secs_f64()).collect();
+    let (low, high) = (8.0 * (1.0 - share), 8.0 * (1.0 + share));
+    assert!(delays.iter().all(|delay| (low - 1e-6..=high + 1e-6).contains(delay)));
+    let (least, most) = delays
+        .iter()
+        .fold((f64::MAX, 0.0_f64), |(least, most), delay| (least.min(*delay), most.max(*delay)));
+    assert!(most - least >= (high - low) * 0.9, "{least}..{most} hardly varies");
+}
+
+#[rstest]
+#[case(Restart::Always, code(0), true)]
+#[case(Restart::Always, signal(15), true)]
+#[case(Restart::Always, Exit::default(), true)]
+#[case(Restart::OnFailure, code(0), false)]
+#[case(Restart::OnFailure, code(1), true)]
+#[case(Restart::OnFailure, signal(1), false)]
+#[case(Restart::OnFailure, signal(2), false)]
+#[case(Restart::OnFailure, signal(15), false)]
+#[case(Restart::OnFailure, signal(9), true)]
+#[case(Restart::OnFailure, signal(11), true)]
+#[case(Restart::OnFailure, Exit::default(), true)]
+#[case(Restart::Never, signal(11), false)]
+#[case(Restart::Never, Exit::default(), false)]
+fn restart_decides_by_cause(#[case] restart: Restart, #[case] exit: Exit, #[case] again: bool) {
+    let mut process = fixture::process("web");
+    process.recovery.restart = restart;
+    let mut life = started(process);
+    let _ = life.at(1_000, Input::Tick);
+    let actions = life.end(1, exit);
+    if again {
+        assert_eq!(actions, [Action::Judge]);
+    } else {
+        assert_eq!(actions, []);
+        assert_eq!(life.inner.state(), State::Finished);
+    }
+}
+
+#[test]
+fn exit_0_before_ready_may_leave_a_daemon_which_is_then_the_instance() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.end(1, code(0)), []);
+    for millis in [50, 100] {
+        let find = Action::FindSuccessor { launched: instance(1) };
+        assert_eq!(life.at(millis, Input::Tick), [find]);
+    }
+    let found = Input::Found { instance: instance(3), started: at(20) };
+    assert_eq!(life.on(found), [Action::Running]);
+    assert_eq!(life.inner.state(), State::Up { instance: instance(3), ready: false });
+}
+
+#[test]
+fn exit_0_without_a_daemon_is_a_failed_launch() {
+    let mut life = started(fixture::process("web"));
+    let _ = life.end(1, code(0));
+    let actions = life.inner.on(&life.process, Input::NoSuccessor, at(1));
+    let reason = "exited 0 without leaving a daemon".to_owned();
+    assert_eq!(actions, [Action::Tell(Change::LaunchFailed { reason }), Action::Judge]);
+}
+
+#[test]
+fn waiting_for_a_daemon_ends_with_the_launchs_time() {
+    let mut life = started(fixture::process("web"));
+    let _ = life.end(1, code(0));
+    assert_eq!(life.at(10_000, Input::Tick), [Action::Judge]);
+}
+
+#[test]
+fn daemons_that_keep_exiting_0_have_no_more_than_the_launchs_time_together() {
+    let mut life = started(fixture::process("web"));
+    let mut pid = 1;
+    for millis in (0..10_000).step_by(500) {
+        life.now = at(millis);
+        assert_eq!(life.end(pid, code(0)), []);
+        pid += 1;
+        let found = Input::Found { instance: instance(pid), started: life.now };
+        assert_eq!(life.on(found), [Action::Running]);
+    }
+    life.now = at(10_000);
+    assert_eq!(life.end(pid, code(0)), [Action::Judge]);
+}
+
+#[test]
+fn on_failure_takes_exit_0_without_a_daemon_as_wanted() {
+    let mut process = fixture::process("job");
+    process.recovery.restart = Restart::OnFailure;
+    let mut life = started(process);
+    let _ = life.end(1, code(0));
+    assert_eq!(life.on(Input::NoSuccessor), []);
+    assert_eq!(life.inner.state(), State::Finished);
+}
+
+#[test]
+fn a_failed_launch_is_a_failure_and_a_node_fault_is_none() {
+    let mut life = Life::new(fixture::process("web"));
+    let _ = life.on(Input::Missing);
+    let _ = life.on(Input::Prepared);
+    assert_eq!(life.on(Input::Go), [Action::Launch]);
+    assert_eq!(life.on(Input::NodeFault), [Action::Enqueue]);
+    assert_eq!(life.on(Input::Go), [Action::Launch]);
+    let failed = Input::LaunchFailed { reason: "no such file".into() };
+    assert_eq!(life.on(failed), [Action::Judge]);
+}
+
+#[test]
+fn an_open_breaker_leads_to_one_trial_that_proves_itself() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.end(1, signal(9)), [Action::Judge]);
+    assert_eq!(life.on(Input::Refused { until: at(180_000) }), []);
+    assert_eq!(life.inner.state(), State::BreakerOpen { until: at(180_000) });
+    assert_eq!(life.inner.next_deadline(&life.process), None, "the breaker has the timer");
+    let prepare = Action::Prepare { last: Some(instance(1)), look: true };
+    assert_eq!(life.at(180_000, Input::TrialDue), [prepare]);
+    life.launch(2);
+    assert_eq!(life.inner.state(), State::Trial { instance: Some(instance(2)) });
+    assert_eq!(life.at(181_000, Input::Tick), [Action::Ready]);
+    assert_eq!(life.at(182_000, Input::Proved), []);
+    assert_eq!(life.inner.state(), State::Up { instance: instance(2), ready: true });
+}
+
+#[test]
+fn every_move_is_told_once_with_where_it_came_from() {
+    let mut life = started(fixture::process("web"));
+    let ended = Input::Ended { instance: instance(1), exit: signal(9) };
+    let mut told = Vec::new();
+    for input in [ended, Input::Permitted, Input::Prepared, Input::Go] {
+        told.extend(life.inner.on(&life.process, input, at(5)).into_iter().filter_map(|action| {
+            match action {
+                Action::Tell(Change::Moved { from, to }) => Some((from, to)),
+                _ => None,
+            }
+        }));
+    }
+    let up = State::Up { instance: instance(1), ready: false };
+    assert_eq!(told, [(up, State::Starting)]);
+}

@@ -1,0 +1,94 @@
+//! What a lifecycle is told, and what it wants done.
+
+use crate::event::{Change, Exit, Instance, Time};
+
+/// What a lifecycle is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// This running instance is the process; it is held. Only for a lifecycle that seeks.
+    Found {
+        /// Which one.
+        instance: Instance,
+        /// When it started.
+        started: Time,
+    },
+    /// A look found no running instance.
+    Missing,
+    /// A look could not tell.
+    Unclear {
+        /// What would decide.
+        reason: String,
+    },
+    /// An instance ended.
+    Ended {
+        /// Which one; anything but the present one is old news.
+        instance: Instance,
+        /// How.
+        exit: Exit,
+    },
+    /// The breaker permits a restart.
+    Permitted,
+    /// The breaker is Open.
+    Refused {
+        /// Until then.
+        until: Time,
+    },
+    /// Open ended: make the one trial.
+    TrialDue,
+    /// The trial proved itself.
+    Proved,
+    /// No instance runs, and nothing is left of the last one.
+    Prepared,
+    /// A launch slot is granted.
+    Go,
+    /// The launch is confirmed; the instance is held.
+    Launched {
+        /// Which one.
+        instance: Instance,
+    },
+    /// The launch failed.
+    LaunchFailed {
+        /// The step and what the system said.
+        reason: String,
+    },
+    /// The machine, not the process, was at fault: to be queued again.
+    NodeFault,
+    /// Nothing came out of a command that exited 0.
+    NoSuccessor,
+    /// Time went by.
+    Tick,
+}
+
+/// What a lifecycle wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Action {
+    /// Find out whether it runs; answer with Found, Missing or Unclear.
+    Look,
+    /// A failure: ask the breaker; answer with Permitted or Refused.
+    Judge,
+    /// Make sure that none runs and that nothing is left of the last instance; answer with
+    /// Prepared, or as to Look.
+    Prepare {
+        /// Which instance ended last.
+        last: Option<Instance>,
+        /// Whether that was so long ago that somebody else may have started one since.
+        look: bool,
+    },
+    /// Ask for a launch slot; answer with Go.
+    Enqueue,
+    /// Launch it; answer with Launched, LaunchFailed or NodeFault.
+    Launch,
+    /// See what came out of this launch; answer with Found or NoSuccessor, or wait while there is
+    /// something that may become it.
+    FindSuccessor {
+        /// What was launched.
+        launched: Instance,
+    },
+    /// It runs.
+    Running,
+    /// It is ready.
+    Ready,
+    /// Tell the world.
+    Tell(Change),
+}

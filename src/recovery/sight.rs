@@ -1,0 +1,137 @@
+//! Recovery's eyes: which running instance is a process, and taking hold of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::clock::{self, WallClock};
+use crate::config::Process;
+use crate::event::{Exit, Instance, Observation, ProcessName, Time};
+use crate::instance::Held;
+use crate::instance::reaper;
+use crate::instance::table::{Row, Table};
+use crate::lifecycle::Input;
+use crate::monitor;
+use crate::monitor::pid::file::{self, Contents};
+use crate::monitor::pid::look::{Known, directly, look_by_matching};
+
+use super::Recovery;
+
+impl Recovery {
+    /// Does all looks that are asked for, with one snapshot of `/proc`.
+    pub(super) fn look_around(&mut self) {
+        if self.looks.is_empty() {
+            return;
+        }
+        let names: BTreeSet<ProcessName> = self.looks.drain(..).collect();
+        let processes: Vec<Arc<Process>> =
+            names.iter().filter_map(|name| self.plan.process(name).cloned()).collect();
+        for (process, seen) in processes.iter().zip(self.see(&processes)) {
+            self.feed_sight(&process.name, seen);
+        }
+    }
+
+    /// Looks at all of these: what their PID files say, else what runs.
+    pub(super) fn see(&self, processes: &[Arc<Process>]) -> Vec<Observation> {
+        let by_file: Vec<_> = processes.iter().map(|process| self.glance(process)).collect();
+        let unseen: Vec<_> = processes
+            .iter()
+            .zip(&by_file)
+            .filter(|(_, seen)| seen.is_none())
+            .map(|(process, _)| Arc::clone(process))
+            .collect();
+        let mut matched = if unseen.is_empty() {
+            vec![]
+        } else {
+            // A stage, or what became of it a moment ago, is somebody's already.
+            let taken = |one: Instance| {
+                self.guards.owner(one).is_some() || self.guards.knows_child(one.pid)
+            };
+            look_by_matching(&unseen, &taken)
+        }
+        .into_iter();
+        let or_matched = |seen: Option<_>| seen.or_else(|| matched.next());
+        by_file.into_iter().filter_map(or_matched).collect()
+    }
+
+    /// What a PID file says of a living process; no pass over `/proc`.
+    pub(super) fn glance(&self, process: &Process) -> Option<Observation> {
+        let slot = self.slots.get(&process.name);
+        let known = Known {
+            held: slot.and_then(|slot| slot.last).map(|(instance, _)| instance),
+            launched: slot.and_then(|slot| slot.launched),
+            taken: |one| self.guards.owner(one).is_some_and(|owner| *owner != process.name),
+            wall: self.wall,
+        };
+        directly(process, &known)
+    }
+
+    pub(super) fn feed_sight(&mut self, name: &ProcessName, seen: Observation) {
+        match seen {
+            Observation::Up(instance) => self.guard(name, instance),
+            Observation::Missing => self.feed(name, Input::Missing),
+            Observation::Unclear { reason } => self.feed(name, Input::Unclear { reason }),
+        }
+    }
+
+    /// Takes hold of a running instance that was found, if it still runs and is still sought.
+    pub(super) fn guard(&mut self, name: &ProcessName, instance: Instance) {
+        if !self.plan.seeks(name) {
+            return;
+        }
+        if let Some(owner) = self.guards.owner(instance) {
+            let reason = format!("{instance} is guarded as {owner} already");
+            return self.feed(name, Input::Unclear { reason });
+        }
+        match Held::open_exactly(instance) {
+            Ok(Some(held)) => {
+                self.take_hold(name, held);
+                let started = clock::started(instance);
+                self.feed(name, Input::Found { instance, started });
+            }
+            // It ended meanwhile: look again.
+            Ok(None) => self.looks.push(name.clone()),
+            Err(error) => {
+                let reason = format!("cannot take hold of {instance}: {error}");
+                self.feed(name, Input::Unclear { reason });
+            }
+        }
+    }
+
+    pub(super) fn take_hold(&mut self, name: &ProcessName, held: Held) {
+        let instance = held.instance();
+        let child = self.guards.take(name, held);
+        self.slots.entry(name.clone()).or_default().last = Some((instance, child));
+        self.tell_monitor(monitor::Command::Held(name.clone(), instance));
+    }
+
+    /// Looks for the daemon that a command which exited 0 left behind.
+    pub(super) fn find_successor(&mut self, name: &ProcessName, launched: Instance) {
+        let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
+        if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall) {
+            // What it left is left of the session that it led.
+            self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
+            self.feed(name, Input::Found { instance: daemon, started: clock::now() });
+            return self.feed(name, Input::Ended { instance: daemon, exit: Exit::default() });
+        }
+        if let Some(Observation::Up(instance)) = self.glance(&process) {
+            return self.guard(name, instance);
+        }
+        let Ok(table) = Table::snapshot() else { return };
+        let known = |instance: Instance| self.guards.owner(instance).is_some();
+        if let Some(instance) = reaper::successor(launched, &process, &known, &table) {
+            self.guard(name, instance);
+        } else if !reaper::may_have_left(launched, &|pid| self.guards.knows_child(pid)) {
+            self.feed(name, Input::NoSuccessor);
+        }
+    }
+}
+
+/// The daemon that came out of this launch, wrote its PID file, and was dead before it was seen.
+fn dead_by_pid_file(process: &Process, launched: Instance, wall: WallClock) -> Option<Instance> {
+    let Contents::Names(file) = file::read(process.pid_file()?) else { return None };
+    let written = Time(u64::try_from(wall.since_boot(file.modified)?).ok()?);
+    let is_new = written >= clock::started(launched);
+    let is_dead = file.pid != launched.pid && Row::read(file.pid).ok()?.is_none();
+    // When it started is not known any more, but that it was no earlier than its launch.
+    (is_new && is_dead).then_some(Instance { pid: file.pid, start_ticks: launched.start_ticks })
+}
