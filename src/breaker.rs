@@ -121,16 +121,15 @@ impl Breaker {
         }
     }
 
-    /// Whether launches are refused at this moment.
+    /// The process ended and is to stay so. A trial that came to a wanted end has succeeded: says
+    /// whether that closed the breaker.
     #[must_use]
-    pub fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open { .. })
-    }
-
-    /// Whether a trial is under way or due.
-    #[must_use]
-    pub fn is_half_open(&self) -> bool {
-        matches!(self.phase, Phase::HalfOpen { .. })
+    pub fn finished(&mut self) -> bool {
+        let is_trial = matches!(self.phase, Phase::HalfOpen { .. });
+        if is_trial {
+            *self = Self::default();
+        }
+        is_trial
     }
 
     /// Moves on with time. Call it at [`Breaker::next_deadline`]; calling it early does nothing.
@@ -247,7 +246,7 @@ mod tests {
         let mut breaker = opened_at_zero(&POLICY);
         assert_eq!(breaker.failed(&POLICY, at(100)), Answer::Refuse { until: at(180) });
         assert_eq!(breaker.on_time(&POLICY, at(179)), None);
-        assert!(breaker.is_open());
+        assert_eq!(breaker.next_deadline(&POLICY), Some(at(180)));
         assert_eq!(breaker.on_time(&POLICY, at(180)), Some(Turn::TrialDue));
         assert_eq!(breaker.on_time(&POLICY, at(100_000)), None, "no second trial by time alone");
     }
@@ -262,6 +261,16 @@ mod tests {
         assert_eq!(breaker.next_deadline(&POLICY), Some(at(183)));
         assert_eq!(breaker.on_time(&POLICY, at(183)), Some(Turn::Closed));
         assert_eq!(breaker.failed(&POLICY, at(184)), Answer::Permit, "closing empties the window");
+    }
+
+    #[test]
+    fn a_trial_that_comes_to_a_wanted_end_closes() {
+        let mut breaker = opened_at_zero(&POLICY);
+        assert!(!breaker.finished(), "Open stays Open");
+        assert_eq!(breaker.on_time(&POLICY, at(180)), Some(Turn::TrialDue));
+        breaker.running(at(180));
+        assert!(breaker.finished());
+        assert_eq!(breaker.failed(&POLICY, at(181)), Answer::Permit);
     }
 
     #[rstest]
@@ -289,7 +298,7 @@ mod tests {
     fn an_instance_adopted_while_open_proves_itself_after_the_cooldown() {
         let mut breaker = opened_at_zero(&POLICY);
         breaker.running(at(10));
-        assert!(breaker.is_open());
+        assert_eq!(breaker.next_deadline(&POLICY), Some(at(180)), "still Open");
         assert_eq!(breaker.on_time(&POLICY, at(180)), Some(Turn::TrialDue));
         breaker.running(at(180));
         breaker.ready();

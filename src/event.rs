@@ -203,8 +203,6 @@ pub enum State {
     },
     /// Ended, and `restart` says to leave it so.
     Finished,
-    /// `enabled: false`.
-    Disabled,
 }
 
 impl fmt::Display for State {
@@ -219,7 +217,6 @@ impl fmt::Display for State {
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Trial { .. } => "trial",
             Self::Finished => "finished",
-            Self::Disabled => "disabled",
         })
     }
 }

@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::event::Time;
 
-/// The token of the alarm; [`Wake::watch`] never sees it, tokens count up from 0.
+/// The token of the alarm. Whoever watches counts tokens up from 0 and never comes so far.
 const ALARM: u64 = u64::MAX;
 
 /// The epoll set.

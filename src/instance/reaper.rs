@@ -76,6 +76,14 @@ impl Reaper {
     pub fn take(&mut self, instance: Instance) -> Option<Exit> {
         self.ended.remove(&instance)
     }
+
+    /// Expects this child no longer: it is reaped as an orphan is, and nothing of it is kept.
+    pub fn forget(&mut self, child: Instance) {
+        if self.living.get(&child.pid) == Some(&child) {
+            self.living.remove(&child.pid);
+        }
+        self.ended.remove(&child);
+    }
 }
 
 fn wait_for_any() -> io::Result<Option<(Pid, Option<End>, libc::rusage)>> {

@@ -1,9 +1,29 @@
-//! Which ends call for a restart, and how long the next start is delayed.
+//! Which ends call for a restart, how long the next start is delayed, when to look again.
 
 use std::time::Duration;
 
 use crate::config::{Backoff, Restart};
 use crate::event::{End, Exit, Time};
+
+/// How soon to look again where it could not be told which process is meant: it may have been seen
+/// in the middle of an exec or of its end.
+pub(super) const RELOOK_UNCLEAR: Backoff = Backoff {
+    initial: Duration::from_millis(200),
+    factor: 2.0,
+    max: Duration::from_secs(5),
+    jitter: 0.0,
+};
+/// How soon to look again whether somebody started a process that healer does not start itself.
+pub(super) const RELOOK_DOWN: Duration = Duration::from_secs(30);
+/// How soon to look again for the successor of a daemonising command.
+pub(super) const RELOOK_SUCCESSOR: Backoff = Backoff {
+    initial: Duration::from_millis(50),
+    factor: 2.0,
+    max: Duration::from_secs(1),
+    jitter: 0.0,
+};
+/// After so long in the queue for a launch slot, others had time to start an instance.
+pub(super) const STALE_PREPARATION: Duration = Duration::from_secs(1);
 
 /// Whether an end calls for a restart. An unknown cause does, unless the answer is "never".
 pub(super) fn is_failure(restart: Restart, exit: &Exit) -> bool {

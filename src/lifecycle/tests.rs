@@ -1,7 +1,9 @@
 //! One life after another, step by step.
 
+use std::time::Duration;
+
 use super::*;
-use crate::config::Restart;
+use crate::config::Backoff;
 use crate::config::fixture;
 use crate::event::{Pid, Signal};
 use rstest::rstest;
@@ -84,7 +86,7 @@ fn a_dead_instance_is_prepared_queued_and_launched_at_once() {
 fn news_of_another_instance_is_old_news() {
     let mut life = started(fixture::process("web"));
     assert_eq!(life.end(7, signal(9)), []);
-    assert_eq!(life.inner.instance(), Some(instance(1)));
+    assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: false });
 }
 
 #[test]
@@ -226,7 +228,7 @@ fn restart_decides_by_cause(#[case] restart: Restart, #[case] exit: Exit, #[case
     if again {
         assert_eq!(actions, [Action::Judge]);
     } else {
-        assert_eq!(actions, []);
+        assert_eq!(actions, [Action::Finished]);
         assert_eq!(life.inner.state(), State::Finished);
     }
 }
@@ -235,7 +237,7 @@ fn restart_decides_by_cause(#[case] restart: Restart, #[case] exit: Exit, #[case
 fn exit_0_before_ready_may_leave_a_daemon_which_is_then_the_instance() {
     let mut life = started(fixture::process("web"));
     assert_eq!(life.end(1, code(0)), []);
-    for millis in [50, 100] {
+    for millis in [50, 150, 350] {
         let find = Action::FindSuccessor { launched: instance(1) };
         assert_eq!(life.at(millis, Input::Tick), [find]);
     }
@@ -281,7 +283,7 @@ fn on_failure_takes_exit_0_without_a_daemon_as_wanted() {
     process.recovery.restart = Restart::OnFailure;
     let mut life = started(process);
     let _ = life.end(1, code(0));
-    assert_eq!(life.on(Input::NoSuccessor), []);
+    assert_eq!(life.on(Input::NoSuccessor), [Action::Finished]);
     assert_eq!(life.inner.state(), State::Finished);
 }
 
@@ -295,6 +297,56 @@ fn a_failed_launch_is_a_failure_and_a_node_fault_is_none() {
     assert_eq!(life.on(Input::Go), [Action::Launch]);
     let failed = Input::LaunchFailed { reason: "no such file".into() };
     assert_eq!(life.on(failed), [Action::Judge]);
+}
+
+#[test]
+fn doubt_between_two_preparations_does_not_begin_anew() {
+    let mut life = Life::new(fixture::process("web"));
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        assert_eq!(life.on(Input::Missing), [Action::Prepare { last: None, look: false }]);
+        assert_eq!(life.on(Input::Unclear { reason: "a leftover survives".into() }), []);
+        let due = life.inner.next_deadline(&life.process).expect("it is looked at again");
+        waits.push(due.since(life.now).as_millis());
+        life.now = due;
+        assert_eq!(life.on(Input::Tick), [Action::Look]);
+    }
+    assert_eq!(waits, [200, 400, 800, 1600, 3200]);
+}
+
+#[test]
+fn after_a_long_wait_for_a_slot_it_is_prepared_anew() {
+    let mut life = Life::new(fixture::process("web"));
+    let _ = life.on(Input::Missing);
+    assert_eq!(life.on(Input::Prepared), [Action::Enqueue]);
+    assert_eq!(life.at(1_001, Input::Go), [Action::Prepare { last: None, look: true }]);
+    assert_eq!(life.on(Input::Prepared), [Action::Enqueue]);
+    assert_eq!(life.at(2_001, Input::Go), [Action::Launch]);
+}
+
+#[test]
+fn a_launch_that_fails_tells_its_reason_even_where_nothing_follows() {
+    let mut process = fixture::process("job");
+    process.recovery.restart = Restart::Never;
+    let mut life = Life::new(process);
+    let _ = life.on(Input::Missing);
+    let _ = life.on(Input::Prepared);
+    let _ = life.on(Input::Go);
+    let failed = Input::LaunchFailed { reason: "no such file".into() };
+    let actions = life.inner.on(&life.process, failed, at(1));
+    let told = Action::Tell(Change::LaunchFailed { reason: "no such file".into() });
+    assert_eq!(actions[0], told);
+    assert_eq!(life.inner.state(), State::Finished);
+}
+
+#[test]
+fn a_policy_of_never_that_comes_while_the_breaker_is_open_ends_without_a_trial() {
+    let mut life = started(fixture::process("web"));
+    let _ = life.end(1, signal(9));
+    let _ = life.on(Input::Refused { until: at(180_000) });
+    life.process.recovery.restart = Restart::Never;
+    assert_eq!(life.at(180_000, Input::TrialDue), [Action::Finished]);
+    assert_eq!(life.inner.state(), State::Finished);
 }
 
 #[test]

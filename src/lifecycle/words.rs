@@ -89,6 +89,8 @@ pub enum Action {
     Running,
     /// It is ready.
     Ready,
+    /// It ended, and is to stay so.
+    Finished,
     /// Tell the world.
     Tell(Change),
 }

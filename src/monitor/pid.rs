@@ -5,7 +5,7 @@
 //! monitor tells who the process is. Its safety net is one `stat` per file on one shared timer.
 //! Spawned by `daemon`, told by `recovery`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -245,8 +245,16 @@ impl PidFiles {
             }
         }
         if !unmatched.is_empty() {
-            // None of these was ever held, so whatever is held belongs to another.
-            let seen = look_by_matching(&unmatched, &|one| self.owners.contains_key(&one));
+            // None of these was ever held, so whatever is held or named belongs to another.
+            let named: HashSet<Instance> = all_seen
+                .iter()
+                .filter_map(|(_, seen)| match seen {
+                    Observation::Up(instance) => Some(*instance),
+                    _ => None,
+                })
+                .collect();
+            let taken = |one| self.owners.contains_key(&one) || named.contains(&one);
+            let seen = look_by_matching(&unmatched, &taken);
             all_seen.extend(unmatched.iter().map(|process| process.name.clone()).zip(seen));
         }
         all_seen.into_iter().map(|(process, seen)| self.publish(process, seen)).collect()

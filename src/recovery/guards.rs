@@ -24,12 +24,20 @@ const REWATCH: Duration = Duration::from_secs(1);
 pub struct Guards {
     wake: Wake,
     reaper: Reaper,
-    held: HashMap<ProcessName, Held>,
-    /// Whose instance has this PID. No two living processes share one, so it also serves as the
-    /// token under which a pidfd is watched.
-    names: HashMap<Pid, ProcessName>,
+    held: HashMap<ProcessName, Guarded>,
+    owners: HashMap<Instance, ProcessName>,
+    /// Whose pidfd is watched under this token.
+    tokens: HashMap<u64, ProcessName>,
+    next_token: u64,
     /// Held, but not watched yet.
     unwatched: Vec<ProcessName>,
+    rewatch_at: Option<Time>,
+}
+
+#[derive(Debug)]
+struct Guarded {
+    held: Held,
+    token: u64,
 }
 
 /// The end of a guarded instance.
@@ -54,8 +62,11 @@ impl Guards {
             wake: Wake::new()?,
             reaper: Reaper::new(),
             held: HashMap::new(),
-            names: HashMap::new(),
+            owners: HashMap::new(),
+            tokens: HashMap::new(),
+            next_token: 0,
             unwatched: Vec::new(),
+            rewatch_at: None,
         })
     }
 
@@ -74,12 +85,15 @@ impl Guards {
     ///
     /// As [`Wake::set_alarm`].
     pub fn set_alarm(&mut self, alarm: Option<Time>) -> io::Result<()> {
-        let rewatch = (!self.unwatched.is_empty()).then(|| clock::now().after(REWATCH));
-        self.wake.set_alarm(alarm.into_iter().chain(rewatch).min())
+        self.wake.set_alarm(alarm.into_iter().chain(self.rewatch_at).min())
     }
 
-    /// Tries again to watch what could not be watched; to be called at each alarm.
+    /// Tries again to watch what could not be watched, if it is time; to be called at each alarm.
     pub fn rewatch(&mut self) {
+        if self.rewatch_at.is_none_or(|at| at > clock::now()) {
+            return;
+        }
+        self.rewatch_at = None;
         for process in std::mem::take(&mut self.unwatched) {
             self.watch(process);
         }
@@ -101,7 +115,7 @@ impl Guards {
 
     /// No longer expects a child that will be no instance.
     pub fn forget(&mut self, child: Instance) {
-        self.reaper.take(child);
+        self.reaper.forget(child);
     }
 
     /// Whether this is a child that healer started or guards.
@@ -111,8 +125,7 @@ impl Guards {
 
     /// Whose instance this is.
     pub fn owner(&self, instance: Instance) -> Option<&ProcessName> {
-        let name = self.names.get(&instance.pid)?;
-        self.held.get(name).filter(|held| held.instance() == instance).map(|_| name)
+        self.owners.get(&instance)
     }
 
     /// Guards this instance as the process. Says whether it is healer's own child.
@@ -122,8 +135,11 @@ impl Guards {
         if child {
             self.reaper.expect(instance);
         }
-        self.names.insert(instance.pid, process.clone());
-        self.held.insert(process.clone(), held);
+        let token = self.next_token;
+        self.next_token += 1;
+        self.owners.insert(instance, process.clone());
+        self.tokens.insert(token, process.clone());
+        self.held.insert(process.clone(), Guarded { held, token });
         self.watch(process.clone());
         child
     }
@@ -134,10 +150,10 @@ impl Guards {
     ///
     /// As [`Reaper::reap`].
     pub fn ended(&mut self, token: u64) -> io::Result<Option<Ended>> {
-        let pid = i32::try_from(token).map(Pid).ok();
-        let Some(process) = pid.and_then(|pid| self.names.remove(&pid)) else { return Ok(None) };
-        let Some(held) = self.held.remove(&process) else { return Ok(None) };
+        let Some(process) = self.tokens.remove(&token) else { return Ok(None) };
+        let Some(Guarded { held, .. }) = self.held.remove(&process) else { return Ok(None) };
         let instance = held.instance();
+        self.owners.remove(&instance);
         self.reaper.reap()?;
         let exit = self.reaper.take(instance).unwrap_or_else(|| exit_of_other(instance));
         Ok(Some(Ended { process, instance, exit }))
@@ -145,18 +161,19 @@ impl Guards {
 
     /// Lets go of a process's instance, which lives on unguarded.
     pub fn release(&mut self, process: &ProcessName) {
-        if let Some(held) = self.held.remove(process) {
-            self.names.remove(&held.instance().pid);
-            self.reaper.take(held.instance());
+        if let Some(Guarded { held, token }) = self.held.remove(process) {
+            self.tokens.remove(&token);
+            self.owners.remove(&held.instance());
+            self.reaper.forget(held.instance());
         }
     }
 
     fn watch(&mut self, process: ProcessName) {
-        let Some(held) = self.held.get(&process) else { return };
-        let token = u64::try_from(held.instance().pid.0).unwrap_or_default();
-        if let Err(error) = self.wake.watch(held, token) {
+        let Some(Guarded { held, token }) = self.held.get(&process) else { return };
+        if let Err(error) = self.wake.watch(held, *token) {
             error!(%process, %error, "cannot watch a pidfd; raise fs.epoll.max_user_watches");
             self.unwatched.push(process);
+            self.rewatch_at.get_or_insert_with(|| clock::now().after(REWATCH));
         }
     }
 }

@@ -214,11 +214,6 @@ impl Plan {
         self.entries.get(name).map(|entry| &entry.process)
     }
 
-    /// The names of the processes that seek an instance.
-    pub fn seeking(&self) -> impl Iterator<Item = &ProcessName> {
-        self.entries.iter().filter(|(_, entry)| entry.life.seeks()).map(|(name, _)| name)
-    }
-
     fn feed(&mut self, name: &ProcessName, input: Input, now: Time, orders: &mut Vec<Order>) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         let was_launching = entry.life.is_launching();
@@ -263,6 +258,12 @@ impl Plan {
                 Action::Ready => {
                     entry.breaker.ready();
                     continue;
+                }
+                Action::Finished => {
+                    if !entry.breaker.finished() {
+                        continue;
+                    }
+                    What::Tell(Change::BreakerClosed)
                 }
                 Action::Launch => {
                     entry.breaker.launching(now);

@@ -1,6 +1,6 @@
 //! Recovery's eyes: which running instance is a process, and taking hold of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::clock::{self, WallClock};
@@ -39,12 +39,22 @@ impl Recovery {
             .filter(|(_, seen)| seen.is_none())
             .map(|(process, _)| Arc::clone(process))
             .collect();
+        let named: HashSet<Instance> = by_file
+            .iter()
+            .filter_map(|seen| match seen {
+                Some(Observation::Up(instance)) => Some(*instance),
+                _ => None,
+            })
+            .collect();
         let mut matched = if unseen.is_empty() {
             vec![]
         } else {
-            // A stage, or what became of it a moment ago, is somebody's already.
+            // Somebody's already: named by a PID file, guarded, or a stage and what became of it a
+            // moment ago.
             let taken = |one: Instance| {
-                self.guards.owner(one).is_some() || self.guards.knows_child(one.pid)
+                named.contains(&one)
+                    || self.guards.owner(one).is_some()
+                    || self.guards.knows_child(one.pid)
             };
             look_by_matching(&unseen, &taken)
         }
@@ -84,6 +94,11 @@ impl Recovery {
         }
         match Held::open_exactly(instance) {
             Ok(Some(held)) => {
+                // It may be in the very session that is being cleared.
+                let slot = self.slots.get_mut(name);
+                if let Some((_, clearing)) = slot.and_then(|slot| slot.task.take()) {
+                    clearing.abort();
+                }
                 self.take_hold(name, held);
                 let started = clock::started(instance);
                 self.feed(name, Input::Found { instance, started });

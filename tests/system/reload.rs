@@ -68,6 +68,23 @@ fn disabled_entry_is_unwatched_and_left_running_until_it_is_enabled_again() {
 }
 
 #[test]
+fn entry_that_is_enabled_or_added_again_is_not_started_beside_its_running_instance() {
+    let site = Site::new();
+    let service = site.service("web");
+    let disabled = service.clone().set("enabled", false);
+    let mut healer = site.guard([&service]);
+    let first = service.running(1);
+    healer.reload([&disabled]);
+    healer.reload([&service]);
+    healer.reload([]);
+    healer.reload([&service]);
+    throughout(Duration::from_millis(500), "it is one", || service.living() == [first.clone()]);
+    service.kill(Signal::KILL);
+    service.running(2);
+    service.assert_never_two();
+}
+
+#[test]
 fn bad_file_changes_nothing() {
     let site = Site::new();
     let service = site.service("web");
