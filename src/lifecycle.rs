@@ -59,9 +59,11 @@ enum Standing {
     },
     Preparing,
     Queued {
-        since: Time,
+        prepared: Time,
     },
-    Launching,
+    Launching {
+        prepared: Time,
+    },
     /// Its command exited 0 before it was ready; a daemon may have come out of it.
     Succession {
         /// The instance that exited.
@@ -127,7 +129,7 @@ impl Lifecycle {
             Standing::Judged
             | Standing::Preparing
             | Standing::Queued { .. }
-            | Standing::Launching
+            | Standing::Launching { .. }
             | Standing::Succession { .. } => State::Starting,
         }
     }
@@ -149,20 +151,23 @@ impl Lifecycle {
             | Standing::Refused { .. }
             | Standing::Preparing
             | Standing::Queued { .. }
-            | Standing::Launching => None,
+            | Standing::Launching { .. } => None,
         }
     }
 
     /// Whether a running instance, found by whomever, would be taken as the process now.
     #[must_use]
     pub fn seeks(&self) -> bool {
-        !matches!(self.standing, Standing::Up { .. } | Standing::Launching | Standing::Judged)
+        !matches!(
+            self.standing,
+            Standing::Up { .. } | Standing::Launching { .. } | Standing::Judged
+        )
     }
 
     /// Whether a launch is under way, so that an instance may appear at any moment.
     #[must_use]
     pub fn is_launching(&self) -> bool {
-        self.standing == Standing::Launching
+        matches!(self.standing, Standing::Launching { .. })
     }
 
     fn step(&mut self, process: &Process, input: Input, now: Time) -> Vec<Action> {
@@ -223,21 +228,28 @@ impl Lifecycle {
                 vec![]
             }
 
-            (Standing::Preparing, Input::Prepared) | (Standing::Launching, Input::NodeFault) => {
-                self.standing = Standing::Queued { since: now };
+            (Standing::Preparing, Input::Prepared) => {
+                self.standing = Standing::Queued { prepared: now };
                 vec![Action::Enqueue]
             }
-            (Standing::Queued { since }, Input::Go) if now.since(*since) > STALE_PREPARATION => {
-                self.prepare(true)
+            (Standing::Launching { prepared }, Input::NodeFault) => {
+                self.standing = Standing::Queued { prepared: *prepared };
+                vec![Action::Enqueue]
             }
-            (Standing::Queued { .. }, Input::Go) => {
-                self.standing = Standing::Launching;
+            (Standing::Queued { prepared }, Input::Go) => {
+                if now.since(*prepared) > STALE_PREPARATION {
+                    return self.prepare(true);
+                }
+                self.standing = Standing::Launching { prepared: *prepared };
                 vec![Action::Launch]
             }
-            (Standing::Launching, Input::Launched { instance }) => self.launched(instance, now),
-            (Standing::Launching, Input::LaunchFailed { reason }) => {
+            (Standing::Launching { .. }, Input::Launched { instance }) => {
+                self.launched(instance, now)
+            }
+            (Standing::Launching { .. }, Input::LaunchFailed { reason }) => {
                 let mut actions = vec![Action::Tell(Change::LaunchFailed { reason })];
-                actions.extend(self.failed_launch(process, &Exit::default(), now));
+                self.delayable = true;
+                actions.extend(self.judge(process, &Exit::default(), now));
                 actions
             }
 
@@ -313,18 +325,15 @@ impl Lifecycle {
         self.last = Some((instance, now));
         let tell = Action::Tell(Change::Ended { instance, exit });
         if let Some(launched_at) = launched
-            && !ready
             && exit.end == Some(End::Code(0))
             && now < launched_at.after(process.recovery.start_timeout)
         {
             // Not at once: a double fork may be half done.
             let look_at = now.after(RELOOK_SUCCESSOR.initial);
+            self.delayable = !ready;
             let (launched, looks) = (instance, 0);
             self.standing = Standing::Succession { launched, launched_at, exit, looks, look_at };
             return vec![tell];
-        }
-        if ready {
-            self.row = 0;
         }
         self.delayable = !ready && ended_by_itself(&exit);
         let mut actions = vec![tell];
@@ -340,16 +349,11 @@ impl Lifecycle {
         vec![Action::Tell(Change::Started { instance, outage: None }), Action::Running]
     }
 
-    fn failed_launch(&mut self, process: &Process, exit: &Exit, now: Time) -> Vec<Action> {
-        self.delayable = true;
-        self.judge(process, exit, now)
-    }
-
-    /// A command exited 0 and left no daemon. Where `restart` takes that end for a wanted one,
-    /// there is no failure to tell of.
+    /// A command exited 0 and left no daemon. That is an end as any other of one that had been
+    /// ready, and no failure where `restart` takes it for a wanted one.
     fn without_daemon(&mut self, process: &Process, exit: &Exit, now: Time) -> Vec<Action> {
-        let mut actions = self.failed_launch(process, exit, now);
-        if self.standing == Standing::Judged {
+        let mut actions = self.judge(process, exit, now);
+        if self.delayable && self.standing == Standing::Judged {
             let reason = "exited 0 without leaving a daemon".to_owned();
             actions.insert(0, Action::Tell(Change::LaunchFailed { reason }));
         }

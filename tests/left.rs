@@ -39,11 +39,11 @@ async fn workers_of_a_killed_nginx_master_are_found_and_ended_and_the_port_is_fr
     end(master);
     nginx.reap();
     assert!(answers(port));
-    let left = left::left_of(master, None).unwrap();
+    let left = left::left_of(master, None, &|_| false).unwrap();
     let mut found: Vec<_> = left.iter().map(Held::instance).collect();
     found.sort();
     assert_eq!(found, workers);
-    left::clear(master, quick_stop()).await.unwrap();
+    left::clear(master, quick_stop(), |_| false).await.unwrap();
     std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
 }
 
@@ -55,7 +55,7 @@ async fn those_who_ignore_sigterm_are_killed_after_the_time_out() {
     end(instance);
     shell.reap();
     let stop = Stop { timeout: Duration::from_millis(100), ..quick_stop() };
-    left::clear(instance, stop).await.unwrap();
+    left::clear(instance, stop, |_| false).await.unwrap();
     assert_eq!(members(shell.pid()), []);
 }
 
@@ -84,7 +84,7 @@ async fn a_fork_bomb_is_ended_pass_by_pass() {
     end(instance);
     shell.reap();
     let stop = Stop { timeout: Duration::from_millis(50), ..quick_stop() };
-    left::clear(instance, stop).await.unwrap();
+    left::clear(instance, stop, |_| false).await.unwrap();
     assert_eq!(members(shell.pid()), []);
 }
 
@@ -108,7 +108,7 @@ fn children_with_a_session_of_their_own_are_kept() {
     let (instance, daemon) = (shell.instance(), children_of(shell.pid())[0]);
     end(instance);
     shell.reap();
-    assert!(left::left_of(instance, None).unwrap().is_empty());
+    assert!(left::left_of(instance, None, &|_| false).unwrap().is_empty());
     assert!(!is_dead(daemon));
     end(daemon);
 }
@@ -118,8 +118,8 @@ fn a_session_of_a_new_process_with_the_same_pid_is_not_left() {
     let shell = shell("sleep 600 & wait", 2);
     let now = shell.instance();
     let before = Instance { start_ticks: now.start_ticks - 100, ..now };
-    assert!(left::left_of(before, None).unwrap().is_empty());
-    assert_eq!(left::left_of(now, None).unwrap().len(), 1);
+    assert!(left::left_of(before, None, &|_| false).unwrap().is_empty());
+    assert_eq!(left::left_of(now, None, &|_| false).unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -89,10 +89,10 @@ fn without_an_unknown_child_nothing_is_left_and_with_one_it_is_found() {
         let child = launch(&mut reaper, &["/bin/sh", "-c", script]);
         exit_of(&mut reaper, child.instance());
         until("what is left is complete", || {
-            left::left_of(child.instance(), None).unwrap().len() == left
+            left::left_of(child.instance(), None, &|_| false).unwrap().len() == left
         });
         let known = |pid: Pid| reaper.expects(pid);
-        let found = left::left_of(child.instance(), Some(&known)).unwrap();
+        let found = left::left_of(child.instance(), Some(&known), &|_| false).unwrap();
         assert_eq!(found.len(), left, "{script}");
         end_session(child.pid());
         until("all are reaped", || {

@@ -64,12 +64,15 @@ fn listed(survivors: &[(Instance, char)]) -> String {
 /// as that is dead, and was not started by healer, as it descends from the instance: an unknown
 /// child. The kernel does this before it makes the instance's pidfd readable.
 ///
+/// Nothing is left that is another entry's: those that `guarded` tells, and what descends from them.
+///
 /// # Errors
 ///
 /// `/proc` cannot be read, or no descriptor is left.
 pub fn left_of(
     instance: Instance,
     known_child: Option<&dyn Fn(Pid) -> bool>,
+    guarded: &dyn Fn(Instance) -> bool,
 ) -> io::Result<Vec<Held>> {
     if known_child.is_some_and(|known| own_children().is_some_and(|all| all.into_iter().all(known)))
     {
@@ -83,6 +86,7 @@ pub fn left_of(
         row.session == instance.pid
             && row.instance != instance
             && row.instance.start_ticks >= instance.start_ticks
+            && !belongs_to(row, &table, guarded)
     };
     let mut left = Vec::new();
     for row in table.rows().iter().filter(|row| is_left(row)) {
@@ -92,14 +96,26 @@ pub fn left_of(
     Ok(left)
 }
 
+/// Whether a process, or one that it descends from, is told by `guarded`.
+fn belongs_to(row: &Row, table: &Table, guarded: &dyn Fn(Instance) -> bool) -> bool {
+    // A snapshot may show a circle, where a PID was used again: no line is longer than the table.
+    let line = std::iter::successors(Some(row), |row| table.row(row.parent));
+    line.take(table.rows().len()).any(|row| guarded(row.instance))
+}
+
 /// Ends everything that is left of an instance that ended: `stop.signal` and `stop.timeout` for
 /// those found first, SIGKILL for them and all found later, until a pass finds none.
 ///
 /// # Errors
 ///
 /// [`Stuck`].
-pub async fn clear(instance: Instance, stop: Stop) -> Result<(), Stuck> {
-    let look = || left_of(instance, None).map_err(|source| Stuck::Unseen { instance, source });
+pub async fn clear(
+    instance: Instance,
+    stop: Stop,
+    guarded: impl Fn(Instance) -> bool + Send + Sync,
+) -> Result<(), Stuck> {
+    let look =
+        || left_of(instance, None, &guarded).map_err(|source| Stuck::Unseen { instance, source });
     let mut left = look()?;
     if left.is_empty() {
         return Ok(());
@@ -135,7 +151,7 @@ pub async fn stop(held: &Held, stop: Stop) -> Result<(), Stuck> {
             return survivors(one);
         }
     }
-    if stop.leftovers { clear(held.instance(), stop).await } else { Ok(()) }
+    if stop.leftovers { clear(held.instance(), stop, |_| false).await } else { Ok(()) }
 }
 
 fn ask(all: &[Held], signal: Signal) -> Result<(), Stuck> {

@@ -22,8 +22,9 @@ pub(super) const RELOOK_SUCCESSOR: Backoff = Backoff {
     max: Duration::from_secs(1),
     jitter: 0.0,
 };
-/// After so long in the queue for a launch slot, others had time to start an instance.
-pub(super) const STALE_PREPARATION: Duration = Duration::from_secs(1);
+/// A launch that could not be made for so long is prepared anew: others had time to start an
+/// instance. No shorter, for with a thousand in the queue each such look takes its time.
+pub(super) const STALE_PREPARATION: Duration = Duration::from_secs(60);
 
 /// Whether an end calls for a restart. An unknown cause does, unless the answer is "never".
 pub(super) fn is_failure(restart: Restart, exit: &Exit) -> bool {

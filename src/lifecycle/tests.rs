@@ -224,6 +224,8 @@ fn restart_decides_by_cause(#[case] restart: Restart, #[case] exit: Exit, #[case
     process.recovery.restart = restart;
     let mut life = started(process);
     let _ = life.at(1_000, Input::Tick);
+    // Long after its launch: no daemon comes of it any more.
+    life.now = at(10_000);
     let actions = life.end(1, exit);
     if again {
         assert_eq!(actions, [Action::Judge]);
@@ -315,13 +317,17 @@ fn doubt_between_two_preparations_does_not_begin_anew() {
 }
 
 #[test]
-fn after_a_long_wait_for_a_slot_it_is_prepared_anew() {
+fn what_could_not_be_launched_for_long_is_prepared_anew() {
     let mut life = Life::new(fixture::process("web"));
     let _ = life.on(Input::Missing);
     assert_eq!(life.on(Input::Prepared), [Action::Enqueue]);
-    assert_eq!(life.at(1_001, Input::Go), [Action::Prepare { last: None, look: true }]);
+    for seconds in (0..=60).step_by(5) {
+        assert_eq!(life.at(seconds * 1_000, Input::Go), [Action::Launch]);
+        assert_eq!(life.on(Input::NodeFault), [Action::Enqueue]);
+    }
+    assert_eq!(life.at(65_000, Input::Go), [Action::Prepare { last: None, look: true }]);
     assert_eq!(life.on(Input::Prepared), [Action::Enqueue]);
-    assert_eq!(life.at(2_001, Input::Go), [Action::Launch]);
+    assert_eq!(life.at(70_000, Input::Go), [Action::Launch]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Every wait for a pidfd and every wait for a child goes through here, so that no end is missed,
 //! told twice, or taken for another's. What an end means is `plan`'s. Owned by `recovery`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
@@ -126,6 +126,11 @@ impl Guards {
     /// Whose instance this is.
     pub fn owner(&self, instance: Instance) -> Option<&ProcessName> {
         self.owners.get(&instance)
+    }
+
+    /// All guarded instances.
+    pub fn instances(&self) -> HashSet<Instance> {
+        self.owners.keys().copied().collect()
     }
 
     /// Guards this instance as the process. Says whether it is healer's own child.

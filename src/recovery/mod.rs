@@ -5,7 +5,7 @@
 //! ones launched, reaps every child, and publishes what it did. Called by `daemon` and `demo`,
 //! through [`Handle`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -58,6 +58,8 @@ pub struct Recovery {
     truth: JoinSet<Vec<Event>>,
     /// The bus lagged since that was asked for.
     lagged_again: bool,
+    /// The order that is being carried out, and those that came after it.
+    orders: VecDeque<Order>,
     /// Looks that are asked for and not yet done: one pass over `/proc` serves them all.
     looks: Vec<ProcessName>,
 }
@@ -113,6 +115,7 @@ impl Recovery {
             next_ticket: 0,
             truth: JoinSet::new(),
             lagged_again: false,
+            orders: VecDeque::new(),
             looks: Vec::new(),
         };
         Ok((recovery, handle))
@@ -269,8 +272,15 @@ impl Recovery {
         self.perform(orders);
     }
 
+    /// Carries out orders, and those that come of them, one after the other: what is told comes in
+    /// the order in which it was decided.
     fn perform(&mut self, orders: Vec<Order>) {
-        for Order { process: name, what } in orders {
+        let is_first = self.orders.is_empty();
+        self.orders.extend(orders);
+        if !is_first {
+            return;
+        }
+        while let Some(Order { process: name, what }) = self.orders.front().cloned() {
             match what {
                 What::Tell(change) => self.tell(name, change),
                 What::Look => self.looks.push(name),
@@ -279,6 +289,7 @@ impl Recovery {
                 What::FindSuccessor { launched } => self.find_successor(&name, launched),
                 What::Release => self.release(&name),
             }
+            self.orders.pop_front();
         }
     }
 
@@ -300,7 +311,8 @@ impl Recovery {
         let left = match last.filter(|_| process.stop.leftovers) {
             Some(last) => {
                 let known = |pid| self.guards.knows_child(pid);
-                match left::left_of(last, child.then_some(&known)) {
+                let guarded = |one| self.guards.owner(one).is_some();
+                match left::left_of(last, child.then_some(&known), &guarded) {
                     Ok(left) => left,
                     Err(error) => {
                         let reason = format!("cannot see what is left of {last}: {error}");
@@ -323,11 +335,11 @@ impl Recovery {
         }
         match last {
             Some(last) if !left.is_empty() => {
-                let stop = process.stop;
-                self.start_task(
-                    name,
-                    async move { Outcome::Cleared(left::clear(last, stop).await) },
-                );
+                let (stop, guarded) = (process.stop, self.guards.instances());
+                self.start_task(name, async move {
+                    let guarded = |one| guarded.contains(&one);
+                    Outcome::Cleared(left::clear(last, stop, guarded).await)
+                });
             }
             _ => self.feed(name, Input::Prepared),
         }

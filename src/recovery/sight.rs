@@ -122,12 +122,6 @@ impl Recovery {
     /// Looks for the daemon that a command which exited 0 left behind.
     pub(super) fn find_successor(&mut self, name: &ProcessName, launched: Instance) {
         let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
-        if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall) {
-            // What it left is left of the session that it led.
-            self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
-            self.feed(name, Input::Found { instance: daemon, started: clock::now() });
-            return self.feed(name, Input::Ended { instance: daemon, exit: Exit::default() });
-        }
         if let Some(Observation::Up(instance)) = self.glance(&process) {
             return self.guard(name, instance);
         }
@@ -135,6 +129,11 @@ impl Recovery {
         let known = |instance: Instance| self.guards.owner(instance).is_some();
         if let Some(instance) = reaper::successor(launched, &process, &known, &table) {
             self.guard(name, instance);
+        } else if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall) {
+            // What it left is left of the session that it led.
+            self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
+            self.feed(name, Input::Found { instance: daemon, started: clock::now() });
+            self.feed(name, Input::Ended { instance: daemon, exit: Exit::default() });
         } else if !reaper::may_have_left(launched, &|pid| self.guards.knows_child(pid)) {
             self.feed(name, Input::NoSuccessor);
         }

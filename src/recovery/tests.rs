@@ -433,16 +433,7 @@ fn a_node_fault_makes_all_wait_is_told_once_and_costs_nobody_budget() {
         assert!(plan.on_time(now).iter().all(|order| order.what != What::Launch));
         waits.push(due.since(now).as_millis());
         now = due;
-        let mut orders = plan.on_time(now);
-        // Those that waited for long are prepared anew before they are launched.
-        for order in std::mem::take(&mut orders) {
-            match order.what {
-                What::Prepare { look: true, .. } => {
-                    orders.extend(plan.on(&order.process, Input::Prepared, now));
-                }
-                _ => orders.push(order),
-            }
-        }
+        let orders = plan.on_time(now);
         let next: Vec<_> = orders.iter().filter(|order| order.what == What::Launch).collect();
         assert_eq!(next.len(), 1);
         launching = next[0].process.clone();

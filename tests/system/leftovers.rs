@@ -10,7 +10,9 @@ use rstest::rstest;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Living, Service, Site, eventually, eventually_some, is_root, kill, skip};
+use crate::harness::{
+    Living, Service, Site, eventually, eventually_some, is_root, kill, program, skip,
+};
 
 const NGINX: &str = "/usr/sbin/nginx";
 
@@ -112,6 +114,27 @@ fn workers_that_hold_the_port_are_ended_before_the_next_start(#[case] more: &[&'
         service.kill(Signal::KILL);
     }
     service.running(4);
+}
+
+#[test]
+fn guarded_instance_in_the_session_of_a_dead_one_is_not_ended_with_it() {
+    let site = Site::new();
+    let worker = site.service("worker").with_pid_file().set("autostart", false);
+    let master = site.service("master");
+    let script = site.script(&format!(
+        "{program} {} &\nexec {program} {}\n",
+        worker.words().join(" "),
+        master.words().join(" "),
+        program = program().display(),
+    ));
+    let master = master.set("command", script.to_str().unwrap()).set("args", json!([]));
+    let healer = site.guard([&worker, &master]);
+    let first = worker.running(1);
+    master.running(1);
+    healer.until_said(&[("process", "worker"), ("message", "adopted a running instance")]);
+    master.kill(Signal::KILL);
+    master.running(2);
+    assert!(worker.living().contains(&first), "healer ended what it guards");
 }
 
 #[test]

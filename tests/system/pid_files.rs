@@ -1,7 +1,7 @@
 //! PID files: late, missing, stale, hostile, and daemons that only their PID file tells of.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -223,10 +223,8 @@ fn daemonising_command_without_a_pid_file_is_held_by_its_daemon(#[case] how: &'s
 fn start_script_whose_daemon_has_another_name_is_held_by_its_pid_file() {
     let site = Site::new();
     let service = site.service("scripted").with_pid_file();
-    let script = site.file("start.sh");
     let words = service.words().join(" ");
-    fs::write(&script, format!("#!/bin/sh\n{} {words} &\nexit 0\n", program().display())).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = site.script(&format!("{} {words} &\nexit 0\n", program().display()));
     let service = service.set("command", script.to_str().unwrap()).set("args", json!([]));
     let _healer = site.guard([&service]);
     for count in 1..=3 {
@@ -235,6 +233,43 @@ fn start_script_whose_daemon_has_another_name_is_held_by_its_pid_file() {
         service.kill(Signal::KILL);
     }
     service.running(4);
+}
+
+#[test]
+fn launcher_that_is_ready_before_it_leaves_its_daemon_has_not_failed() {
+    let site = Site::new();
+    let service = site.service("waited");
+    let words = service.words().join(" ");
+    let script = site.script(&format!("{} {words} &\nsleep 0.6\n", program().display()));
+    let service = service
+        .set("command", script.to_str().unwrap())
+        .set("args", json!([]))
+        .set("ready_after_secs", 0.2);
+    let _healer = site.guard([&service]);
+    let first = service.running(1);
+    throughout(Duration::from_millis(1500), "once", || service.living() == [first.clone()]);
+    service.kill(Signal::KILL);
+    service.running(2);
+    service.assert_never_two();
+}
+
+#[test]
+fn pid_file_with_a_pid_that_is_gone_hides_no_daemon() {
+    let site = Site::new();
+    let service = site.service("misnamed").watched_by_pid_file();
+    let words = service.words().join(" ");
+    let pid_file = service.pid_file();
+    // As scripts do that note the PID of a shell in between.
+    let script = site.script(&format!(
+        "sh -c '{} {words} & exit' & echo $! > {}; wait; exit 0\n",
+        program().display(),
+        pid_file.display(),
+    ));
+    let service = service.set("command", script.to_str().unwrap()).set("args", json!([]));
+    let _healer = site.guard([&service]);
+    let first = service.running(1);
+    throughout(Duration::from_millis(1500), "once", || service.living() == [first.clone()]);
+    service.assert_never_two();
 }
 
 #[test]

@@ -77,6 +77,14 @@ impl Site {
         self.path().join(name)
     }
 
+    /// An executable shell script with these lines.
+    pub fn script(&self, lines: &str) -> PathBuf {
+        let script = self.file("start.sh");
+        fs::write(&script, format!("#!/bin/sh\n{lines}")).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        script
+    }
+
     pub fn service(&self, name: &str) -> Service {
         Service::new(self, name)
     }
