@@ -363,6 +363,10 @@ fn an_entry_is_refused(#[case] line: &str, #[case] fault: &str) {
     "stop: { signal: 65 }",
     "stop.signal (line 6, column 21): must be from 1 to 64, not 65"
 )]
+#[case::signal_of_the_c_library(
+    "stop: { signal: 33 }",
+    "stop.signal (line 6, column 21): 33 is the C library's own: real-time signals begin with 34, RTMIN"
+)]
 #[case::signal_realtime(
     "stop: { signal: RTMIN+31 }",
     "stop.signal (line 6, column 21): \"RTMIN+31\" is no signal: TERM, INT, HUP, QUIT, USR1, RTMIN+1 and so on are"
@@ -699,6 +703,7 @@ processes:
 #[case::long_name("SIGTERM", 15)]
 #[case::number("15", 15)]
 #[case::realtime("RTMIN+3", 37)]
+#[case::realtime_number("34", 34)]
 #[case::winch("WINCH", 28)]
 fn a_signal_is_known_by(#[case] written: &str, #[case] number: i32) {
     let config = checked(&with(&format!("stop: {{ signal: {written} }}")), &ROOT).config;
