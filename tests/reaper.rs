@@ -188,6 +188,38 @@ fn a_start_scripts_daemon_is_found_whatever_its_name() {
 }
 
 #[test]
+fn of_daemons_that_show_no_arguments_none_is_taken_until_one_is_left() {
+    let _alone = alone();
+    let mut reaper = Reaper::new();
+    // A program file of its own, so that it raises no doubt in another test.
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("fpm");
+    std::fs::copy("/usr/bin/sleep", &program).unwrap();
+    let program = program.to_str().unwrap();
+    let mut daemon = |title: &str| {
+        let script =
+            format!("setsid bash -c 'exec -a \"fpm: master ({title})\" {program} 600' & exit 0");
+        let before = children_of(own_pid());
+        let launched = launch(&mut reaper, &["/bin/sh", "-c", &script]);
+        exit_of(&mut reaper, launched.instance());
+        let daemon = until_some("the daemon has its title", || {
+            let mut orphans = children_of(own_pid()).into_iter();
+            let orphan = orphans.find(|one| !before.contains(one))?;
+            let line = std::fs::read(format!("/proc/{orphan}/cmdline")).ok()?;
+            line.starts_with(b"fpm: master").then_some(orphan)
+        });
+        (launched.instance(), daemon)
+    };
+    let ((one, ones), (_, others)) = (daemon("one"), daemon("other"));
+    let process = entry("one", program, &["-c", "one"]);
+    let table = Table::snapshot().unwrap();
+    assert_eq!(reaper::successor(one, &process, &|_| false, &table), None);
+    let known = |daemon: Instance| daemon == others;
+    assert_eq!(reaper::successor(one, &process, &known, &table), Some(ones));
+    [ones, others].into_iter().for_each(end);
+}
+
+#[test]
 fn a_command_that_leaves_nothing_has_no_successor() {
     let _alone = alone();
     let mut reaper = Reaper::new();
