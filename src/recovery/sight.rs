@@ -59,10 +59,19 @@ impl Recovery {
         let known = Known {
             held: slot.and_then(|slot| slot.last).map(|(instance, _)| instance),
             launched: slot.and_then(|slot| slot.launched),
-            taken: |one| self.guards.owner(one).is_some_and(|owner| *owner != process.name),
+            taken: |one| self.is_of_another(&process.name, one),
             wall: self.wall,
         };
         directly(process, &known)
+    }
+
+    /// Whether this is another process's instance, or its stage, or what became of that just now.
+    fn is_of_another(&self, name: &ProcessName, one: Instance) -> bool {
+        if let Some(owner) = self.guards.owner(one) {
+            return owner != name;
+        }
+        let launched = self.slots.get(name).and_then(|slot| slot.launched);
+        launched != Some(one) && self.guards.knows_child(one.pid)
     }
 
     pub(super) fn feed_sight(&mut self, name: &ProcessName, seen: Observation) {
@@ -80,6 +89,11 @@ impl Recovery {
         }
         if let Some(owner) = self.guards.owner(instance) {
             let reason = format!("{instance} is guarded as {owner} already");
+            return self.feed(name, Input::Unclear { reason });
+        }
+        // A monitor knows no stages.
+        if self.is_of_another(name, instance) {
+            let reason = format!("{instance} is being launched as another process");
             return self.feed(name, Input::Unclear { reason });
         }
         match Held::open_exactly(instance) {
