@@ -102,6 +102,28 @@ fn without_an_unknown_child_nothing_is_left_and_with_one_it_is_found() {
     }
 }
 
+#[test]
+fn what_is_left_of_an_unheld_daemon_descends_from_an_orphan_and_no_known_child() {
+    let _alone = alone();
+    let mut reaper = Reaper::new();
+    let script = "setsid sh -c '(sleep 600; true) & exit 0' & exit 0";
+    let child = launch(&mut reaper, &["/bin/sh", "-c", script]);
+    exit_of(&mut reaper, child.instance());
+    let (orphan, session) = until_some("an orphan and its child are left", || {
+        reaper.reap().unwrap();
+        let orphan = *children_of(own_pid()).first()?;
+        let held = Held::open_exactly(orphan).unwrap()?;
+        let leader_is_gone = Held::open(held.session()).unwrap().is_none();
+        (leader_is_gone && children_of(orphan.pid).len() == 1).then(|| (orphan, held.session()))
+    });
+    let daemon = Instance { pid: session, start_ticks: child.instance().start_ticks };
+    assert_eq!(left::left_of(daemon, None).unwrap().len(), 2);
+    assert!(left::is_of_orphans(daemon, &|pid| reaper.expects(pid)).unwrap());
+    reaper.expect(orphan);
+    assert!(!left::is_of_orphans(daemon, &|pid| reaper.expects(pid)).unwrap());
+    end_session(session);
+}
+
 /// Waits for the launched command's exit, then for its daemon.
 fn successor(
     launched: Instance,

@@ -18,6 +18,12 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::event::{Instance, Pid, Signal, Time};
 
+/// healer's own PID.
+#[must_use]
+pub fn own_pid() -> Pid {
+    Pid(std::process::id().cast_signed())
+}
+
 /// A process that cannot be mistaken for another: its pidfd, and the start time read while the
 /// pidfd proved that the PID was still the same process's.
 #[derive(Debug)]

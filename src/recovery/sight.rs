@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crate::clock::{self, WallClock};
 use crate::config::Process;
-use crate::event::{Exit, Instance, Observation, ProcessName, Time};
-use crate::instance::Held;
-use crate::instance::reaper;
+use crate::event::{Exit, Instance, Observation, Pid, ProcessName, Time};
 use crate::instance::table::{Row, Table};
+use crate::instance::{Held, left, reaper};
 use crate::lifecycle::Input;
 use crate::monitor;
 use crate::monitor::pid::file::{self, Contents};
@@ -121,7 +120,8 @@ impl Recovery {
     /// Looks for the daemon that a command which exited 0 left behind.
     pub(super) fn find_successor(&mut self, name: &ProcessName, launched: Instance) {
         let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
-        if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall) {
+        let known = |pid| self.guards.knows_child(pid);
+        if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall, &known) {
             // What it left is left of the session that it led.
             self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
             self.feed(name, Input::Found { instance: daemon, started: clock::now() });
@@ -141,11 +141,23 @@ impl Recovery {
 }
 
 /// The daemon that came out of this launch, wrote its PID file, and was dead before it was seen.
-fn dead_by_pid_file(process: &Process, launched: Instance, wall: WallClock) -> Option<Instance> {
+///
+/// What is left of it will be ended, so the file's word is not enough for that: only root can have
+/// written it, and whoever is left came to healer as an orphan.
+fn dead_by_pid_file(
+    process: &Process,
+    launched: Instance,
+    wall: WallClock,
+    known_child: &dyn Fn(Pid) -> bool,
+) -> Option<Instance> {
     let Contents::Names(file) = file::read(process.pid_file()?) else { return None };
+    if file.pid.0 <= 1 || file.open_to_others {
+        return None;
+    }
     let written = Time(u64::try_from(wall.since_boot(file.modified)?).ok()?);
     let is_new = written >= clock::started(launched);
     let is_dead = file.pid != launched.pid && Row::read(file.pid).ok()?.is_none();
     // When it started is not known any more, but that it was no earlier than its launch.
-    (is_new && is_dead).then_some(Instance { pid: file.pid, start_ticks: launched.start_ticks })
+    let daemon = Instance { pid: file.pid, start_ticks: launched.start_ticks };
+    (is_new && is_dead && left::is_of_orphans(daemon, known_child).ok()?).then_some(daemon)
 }
