@@ -7,7 +7,7 @@ mod stand_in;
 use std::time::Duration;
 
 use healer::config::Stop;
-use healer::event::{Instance, Pid};
+use healer::event::{Instance, Pid, Signal};
 use healer::instance::table::Table;
 use healer::instance::{Held, left, readable};
 use stand_in::*;
@@ -68,10 +68,30 @@ async fn stopped_processes_are_ended_politely_too() {
     let shell = start(&["/bin/sh", "-c", &script]);
     until("the shell loops", || !children_of(shell.pid()).is_empty());
     let held = held(shell.instance());
-    held.signal(healer::event::Signal(libc::SIGSTOP)).unwrap();
+    held.signal(Signal(libc::SIGSTOP)).unwrap();
     left::stop(&held, quick_stop()).await.unwrap();
     assert!(mark.exists(), "it could act upon SIGTERM");
     assert!(is_dead(shell.instance()));
+}
+
+#[tokio::test]
+async fn a_real_time_signal_ends_an_instance_too() {
+    let shell = shell("sleep 600 & wait", 2);
+    let held = held(shell.instance());
+    let stop = Stop { signal: Signal(37), ..quick_stop() };
+    left::stop(&held, stop).await.unwrap();
+    assert_eq!(members(shell.pid()), []);
+}
+
+#[test]
+fn what_is_no_signal_is_sent_to_nobody() {
+    let sleep = start(&["sleep", "600"]);
+    let held = held(sleep.instance());
+    for number in [-1, 65] {
+        let error = held.signal(Signal(number)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{number}");
+    }
+    assert!(held.is_running().unwrap());
 }
 
 #[tokio::test]

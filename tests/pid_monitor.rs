@@ -13,6 +13,8 @@ use healer::bus::{Bus, Received, Receiver};
 use healer::clock::WallClock;
 use healer::config::{Config, Log, LogFormat, LogLevel, Monitor, Process, RunAs};
 use healer::event::{Event, Instance, Observation, ProcessName, What};
+use healer::instance::reaper::become_subreaper;
+use healer::instance::table::Row;
 use healer::monitor::pid::look::{Known, look};
 use healer::monitor::{Command, Handle, pid};
 use nix::sys::stat::Mode;
@@ -184,7 +186,7 @@ fn a_start_scripts_daemon_of_another_name_is_known_by_its_launch() {
     launched.reap();
     let daemon = until_some("the file names the daemon", || {
         let pid = std::fs::read_to_string(&file).ok()?.trim().parse().ok()?;
-        Some(healer::instance::table::Row::read(healer::event::Pid(pid)).unwrap()?.instance)
+        Some(Row::read(healer::event::Pid(pid)).unwrap()?.instance)
     });
     let exe = format!("/proc/{daemon}/exe");
     until("it runs sleep", || std::fs::read_link(&exe).unwrap() == Path::new("/usr/bin/sleep"));
@@ -200,6 +202,31 @@ fn a_start_scripts_daemon_of_another_name_is_known_by_its_launch() {
         wall: WallClock::now(),
     };
     assert_eq!(look(&process, &taken), Observation::Missing, "another entry's");
+}
+
+#[test]
+fn a_file_older_than_the_launch_cannot_name_what_came_out_of_it() {
+    become_subreaper().unwrap();
+    let ((_dir, file), mark) = (directory(), mark());
+    let mut launched = start(&["/bin/true"]);
+    launched.reap();
+    // An orphan, in a session of its own, as a double fork leaves it.
+    let script = format!("setsid /usr/bin/sleep {mark} & echo $! > {}", file.display());
+    let mut other = start(&["/bin/sh", "-c", &script]);
+    other.reap();
+    let orphan = until_some("the orphan came to us", || {
+        let pid = std::fs::read_to_string(&file).ok()?.trim().parse().ok()?;
+        let row = Row::read(healer::event::Pid(pid)).unwrap()?;
+        (row.parent.0 == std::process::id().cast_signed() && row.session == row.instance.pid)
+            .then_some(row.instance)
+    });
+    let mut process = sleeper("it", "another argument", &file);
+    process.args = vec!["another".into()];
+    let by_launch = || look(&process, &known(None, Some(launched.instance())));
+    assert_eq!(by_launch(), Observation::Up(orphan));
+    age(&file, 3600);
+    assert_ne!(by_launch(), Observation::Up(orphan));
+    end(orphan);
 }
 
 /// A monitor, what it published, and the latest truth of each process.

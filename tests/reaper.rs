@@ -102,6 +102,28 @@ fn without_an_unknown_child_nothing_is_left_and_with_one_it_is_found() {
     }
 }
 
+#[test]
+fn what_is_left_of_an_unheld_daemon_descends_from_an_orphan_and_no_known_child() {
+    let _alone = alone();
+    let mut reaper = Reaper::new();
+    let script = "setsid sh -c '(sleep 600; true) & exit 0' & exit 0";
+    let child = launch(&mut reaper, &["/bin/sh", "-c", script]);
+    exit_of(&mut reaper, child.instance());
+    let (orphan, session) = until_some("an orphan and its child are left", || {
+        reaper.reap().unwrap();
+        let orphan = *children_of(own_pid()).first()?;
+        let held = Held::open_exactly(orphan).unwrap()?;
+        let leader_is_gone = Held::open(held.session()).unwrap().is_none();
+        (leader_is_gone && children_of(orphan.pid).len() == 1).then(|| (orphan, held.session()))
+    });
+    let daemon = Instance { pid: session, start_ticks: child.instance().start_ticks };
+    assert_eq!(left::left_of(daemon, None).unwrap().len(), 2);
+    assert!(left::is_of_orphans(daemon, &|pid| reaper.expects(pid)).unwrap());
+    reaper.expect(orphan);
+    assert!(!left::is_of_orphans(daemon, &|pid| reaper.expects(pid)).unwrap());
+    end_session(session);
+}
+
 /// Waits for the launched command's exit, then for its daemon.
 fn successor(
     launched: Instance,
@@ -185,6 +207,38 @@ fn a_start_scripts_daemon_is_found_whatever_its_name() {
         std::fs::read(format!("/proc/{daemon}/cmdline")).unwrap().starts_with(b"sleep\x00619.5")
     });
     end(daemon);
+}
+
+#[test]
+fn of_daemons_that_show_no_arguments_none_is_taken_until_one_is_left() {
+    let _alone = alone();
+    let mut reaper = Reaper::new();
+    // A program file of its own, so that it raises no doubt in another test.
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("fpm");
+    std::fs::copy("/usr/bin/sleep", &program).unwrap();
+    let program = program.to_str().unwrap();
+    let mut daemon = |title: &str| {
+        let script =
+            format!("setsid bash -c 'exec -a \"fpm: master ({title})\" {program} 600' & exit 0");
+        let before = children_of(own_pid());
+        let launched = launch(&mut reaper, &["/bin/sh", "-c", &script]);
+        exit_of(&mut reaper, launched.instance());
+        let daemon = until_some("the daemon has its title", || {
+            let mut orphans = children_of(own_pid()).into_iter();
+            let orphan = orphans.find(|one| !before.contains(one))?;
+            let line = std::fs::read(format!("/proc/{orphan}/cmdline")).ok()?;
+            line.starts_with(b"fpm: master").then_some(orphan)
+        });
+        (launched.instance(), daemon)
+    };
+    let ((one, ones), (_, others)) = (daemon("one"), daemon("other"));
+    let process = entry("one", program, &["-c", "one"]);
+    let table = Table::snapshot().unwrap();
+    assert_eq!(reaper::successor(one, &process, &|_| false, &table), None);
+    let known = |daemon: Instance| daemon == others;
+    assert_eq!(reaper::successor(one, &process, &known, &table), Some(ones));
+    [ones, others].into_iter().for_each(end);
 }
 
 #[test]

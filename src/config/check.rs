@@ -259,18 +259,21 @@ fn check_pid_files(entries: &[Entry], own_directory: Option<&PathBuf>, faults: &
     }
 }
 
-/// Two entries that no rule could tell apart would each take the other's process for its own.
+/// Two entries that no rule could tell apart would each take the other's process for its own. PID
+/// files tell them apart where both have one: whoever has none takes any process that looks right.
 fn check_likeness(entries: &[Entry], faults: &Faults) {
     let mut seen: BTreeMap<_, Vec<&Process>> = BTreeMap::new();
-    for (entry, process) in enabled(entries).filter(|(_, process)| process.pid_file().is_none()) {
+    for (entry, process) in enabled(entries) {
         let alike = seen.entry((&process.command, &process.args)).or_default();
         let twin = |other: &&&Process| {
-            other.run_as == process.run_as && other.matching == process.matching
+            other.run_as == process.run_as
+                && other.matching == process.matching
+                && (other.pid_file().is_none() || process.pid_file().is_none())
         };
         if let Some(twin) = alike.iter().find(twin) {
             let message = format!(
                 "nothing tells it from \"{}\": command, args, user and match are the same; \
-                 give one a `match` or a `monitor` with a pid_file_path",
+                 give one a `match`, or each a `monitor` with a pid_file_path",
                 twin.name
             );
             faults.add(entry.path.as_str(), Spot::Value, message);

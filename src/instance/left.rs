@@ -13,10 +13,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::Stop;
 use crate::event::{Instance, Pid, Signal};
 
-use super::Held;
 use super::readable::ended;
 use super::reaper::own_children;
 use super::table::{Row, Table};
+use super::{Held, own_pid};
 
 /// How long SIGKILL may take: longer than any process needs that is not stuck in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -79,17 +79,8 @@ pub fn left_of(
         return Ok(Vec::new());
     }
     let table = Table::snapshot()?;
-    if table.row(instance.pid).is_some_and(|row| row.instance != instance) {
-        return Ok(Vec::new());
-    }
-    let is_left = |row: &Row| {
-        row.session == instance.pid
-            && row.instance != instance
-            && row.instance.start_ticks >= instance.start_ticks
-            && !belongs_to(row, &table, guarded)
-    };
     let mut left = Vec::new();
-    for row in table.rows().iter().filter(|row| is_left(row)) {
+    for row in rows_left(&table, instance).filter(|row| !belongs_to(row, &table, guarded)) {
         let held = Held::open_exactly(row.instance)?;
         left.extend(held.filter(|held| held.session() == instance.pid));
     }
@@ -101,6 +92,33 @@ fn belongs_to(row: &Row, table: &Table, guarded: &dyn Fn(Instance) -> bool) -> b
     // A snapshot may show a circle, where a PID was used again: no line is longer than the table.
     let line = std::iter::successors(Some(row), |row| table.row(row.parent));
     line.take(table.rows().len()).any(|row| guarded(row.instance))
+}
+
+/// Whether all that is left of an instance descends from healer's orphans: from children of healer
+/// that are not `known_child`ren. To be asked of an instance that healer never held.
+///
+/// # Errors
+///
+/// `/proc` cannot be read.
+pub fn is_of_orphans(instance: Instance, known_child: &dyn Fn(Pid) -> bool) -> io::Result<bool> {
+    let own = own_pid();
+    let table = Table::snapshot()?;
+    let above = |row: &&Row| table.row(row.parent).filter(|_| row.parent != own);
+    Ok(rows_left(&table, instance).all(|row| {
+        // No chain is longer than the table, not even one that PIDs used again close to a ring.
+        let chain = std::iter::successors(Some(row), above).take(table.rows().len());
+        chain.last().is_some_and(|top| top.parent == own && !known_child(top.instance.pid))
+    }))
+}
+
+fn rows_left(table: &Table, instance: Instance) -> impl Iterator<Item = &Row> {
+    let reused = table.row(instance.pid).is_some_and(|row| row.instance != instance);
+    table.rows().iter().filter(move |row| {
+        !reused
+            && row.session == instance.pid
+            && row.instance != instance
+            && row.instance.start_ticks >= instance.start_ticks
+    })
 }
 
 /// Ends everything that is left of an instance that ended: `stop.signal` and `stop.timeout` for

@@ -11,12 +11,18 @@ pub mod reaper;
 pub mod table;
 pub mod who;
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::{io, ptr};
 
-use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::event::{Instance, Pid, Signal, Time};
+
+/// healer's own PID.
+#[must_use]
+pub fn own_pid() -> Pid {
+    Pid(std::process::id().cast_signed())
+}
 
 /// A process that cannot be mistaken for another: its pidfd, and the start time read while the
 /// pidfd proved that the PID was still the same process's.
@@ -121,13 +127,19 @@ impl Held {
     ///
     /// No permission, or no such signal.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        let Some(named) = rustix::process::Signal::from_named_raw(signal.0) else {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        #[expect(unsafe_code, reason = "no safe wrapper sends a real-time signal")]
+        // SAFETY: the descriptor is open, and with no siginfo and no flags the kernel reads no
+        // memory of ours.
+        let sent = unsafe {
+            let (pidfd, no_info) = (self.pidfd.as_raw_fd(), ptr::null::<libc::siginfo_t>());
+            libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal.0, no_info, 0_u32)
         };
-        match pidfd_send_signal(&self.pidfd, named) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::SRCH) => Ok(false),
-            Err(errno) => Err(errno.into()),
+        if sent == 0 {
+            return Ok(true);
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            error => Err(error),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! What an entry's `command` and user come to on this machine: the file that its process runs.
 //!
 //! A script runs its interpreter, so `#!` lines are followed as the kernel does, and `env NAME` as
-//! env(1) does. Deciding who is the process is left to `who`, its only caller.
+//! env(1) does. Deciding who is the process is left to `who`. Called by `who`, `reaper` and
+//! `monitor/pid`; by `launch` for the PATH.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::{InheritEnv, Process, RunAs};
+use crate::config::{Process, RunAs};
 
 use super::table::FileId;
 use super::who::{Files, Program, Wanted};
@@ -38,6 +39,13 @@ pub fn wanted(process: &Process) -> Result<Wanted, String> {
         matched: process.matching.exe.as_deref().map(|path| Program::binary(path.to_owned())),
     };
     Ok(Wanted::new(process, uid, any_uid, files))
+}
+
+/// The PATH of an entry's instance: its own, else healer's, whatever else it inherits.
+#[must_use]
+pub fn search_path(process: &Process, healers: Option<OsString>) -> OsString {
+    let own = process.env.get("PATH").map(OsString::from);
+    own.or(healers).unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
 impl Program {
@@ -86,13 +94,7 @@ fn look_up(name: &OsStr, process: &Process) -> Option<PathBuf> {
     if name.as_bytes().contains(&b'/') {
         return Some(PathBuf::from(name));
     }
-    let inherits = match &process.inherit_env {
-        InheritEnv::Nothing => false,
-        InheritEnv::Everything => true,
-        InheritEnv::Only(names) => names.iter().any(|name| name == "PATH"),
-    };
-    let own = inherits.then(|| std::env::var("PATH").ok()).flatten();
-    let path = process.env.get("PATH").cloned().or(own).unwrap_or_else(|| DEFAULT_PATH.to_owned());
+    let path = search_path(process, std::env::var_os("PATH"));
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_executable(file))
 }
 

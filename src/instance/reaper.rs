@@ -124,7 +124,8 @@ fn duration(time: libc::timeval) -> Duration {
 /// The daemon that a launched command left behind when it exited: an orphan that came to healer
 /// from the launch. That is one in the launched process's session; else one, started since, that
 /// runs the entry's program (daemons make a session of their own). Of several, a session leader,
-/// then the oldest. `known` tells the instances of all entries.
+/// then the oldest. One that shows no arguments may come from another entry's launch of the same
+/// program: it is taken only where it is the only one. `known` tells the instances of all entries.
 ///
 /// A double-forking command may be seen between its forks: the process found then exits 0 at once,
 /// as the command itself did, and the daemon is its successor in turn.
@@ -141,9 +142,16 @@ pub fn successor(
         return Some(found);
     }
     let wanted = program::wanted(process).ok()?;
-    let fitting =
-        |asked: Fit| foremost(orphans.iter().filter(|row| who::fits(&wanted, row) == asked));
-    fitting(Fit::Full).or_else(|| fitting(Fit::Rewritten))
+    let fits: Vec<_> = orphans.iter().map(|row| (row, who::fits(&wanted, row))).collect();
+    let full = fits.iter().filter(|(_, fit)| *fit == Fit::Full);
+    foremost(full.map(|(row, _)| *row)).or_else(|| {
+        // A worker whose master is gone shows a title too, but leads no session.
+        let is_leader = |row: &Row| row.session == row.instance.pid;
+        let mut rewritten =
+            fits.iter().filter(|(row, fit)| *fit == Fit::Rewritten && is_leader(row));
+        let only = rewritten.next().filter(|_| rewritten.next().is_none());
+        only.map(|(row, _)| row.instance)
+    })
 }
 
 /// Whether something lives, or ended and was not reaped yet, that came to healer since the launch

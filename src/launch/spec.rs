@@ -14,6 +14,7 @@ use rustix::process::{Resource as Kernel, getpriority_process, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{InheritEnv, Limit, Process, Resource, RunAs};
+use crate::instance::program::search_path;
 
 /// Every resource of setrlimit(2): the configuration's name, the kernel's, and the YAML key.
 pub(super) const RESOURCES: [(Resource, Kernel, &str); 16] = [
@@ -44,7 +45,6 @@ const OWN_PREFIXES: [&str; 3] = ["WATCHDOG_", "LISTEN_", "HEALER_"];
 
 /// Who a program runs as, told in the environment; the stage fills in those of a named user.
 const ACCOUNT_VARIABLES: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
-const PATH_WITHOUT_ONE: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How the kernel schedules a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,8 +217,8 @@ fn environment(process: &Process, baseline: &Baseline) -> BTreeMap<OsString, OsS
     let given = &baseline.environment;
     let mut environment = given.clone();
     environment.retain(|name, _| inherits(&process.inherit_env, name));
-    let path = given.get(OsStr::new("PATH")).cloned();
-    environment.insert("PATH".into(), path.unwrap_or_else(|| PATH_WITHOUT_ONE.into()));
+    let path = search_path(process, given.get(OsStr::new("PATH")).cloned());
+    environment.insert("PATH".into(), path);
     for name in ACCOUNT_VARIABLES {
         let value = match (&process.run_as, name) {
             (RunAs::Healer, _) => given.get(OsStr::new(name)).cloned(),

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crate::clock::{self, WallClock};
 use crate::config::Process;
-use crate::event::{Exit, Instance, Observation, ProcessName, Time};
-use crate::instance::Held;
-use crate::instance::reaper;
+use crate::event::{Exit, Instance, Observation, Pid, ProcessName, Time};
 use crate::instance::table::{Row, Table};
+use crate::instance::{Held, left, reaper};
 use crate::lifecycle::Input;
 use crate::monitor;
 use crate::monitor::pid::file::{self, Contents};
@@ -69,10 +68,19 @@ impl Recovery {
         let known = Known {
             held: slot.and_then(|slot| slot.last).map(|(instance, _)| instance),
             launched: slot.and_then(|slot| slot.launched),
-            taken: |one| self.guards.owner(one).is_some_and(|owner| *owner != process.name),
+            taken: |one| self.is_of_another(&process.name, one),
             wall: self.wall,
         };
         directly(process, &known)
+    }
+
+    /// Whether this is another process's instance, or its stage, or what became of that just now.
+    fn is_of_another(&self, name: &ProcessName, one: Instance) -> bool {
+        if let Some(owner) = self.guards.owner(one) {
+            return owner != name;
+        }
+        let launched = self.slots.get(name).and_then(|slot| slot.launched);
+        launched != Some(one) && self.guards.knows_child(one.pid)
     }
 
     pub(super) fn feed_sight(&mut self, name: &ProcessName, seen: Observation) {
@@ -90,6 +98,11 @@ impl Recovery {
         }
         if let Some(owner) = self.guards.owner(instance) {
             let reason = format!("{instance} is guarded as {owner} already");
+            return self.feed(name, Input::Unclear { reason });
+        }
+        // A monitor knows no stages.
+        if self.is_of_another(name, instance) {
+            let reason = format!("{instance} is being launched as another process");
             return self.feed(name, Input::Unclear { reason });
         }
         match Held::open_exactly(instance) {
@@ -126,26 +139,39 @@ impl Recovery {
             return self.guard(name, instance);
         }
         let Ok(table) = Table::snapshot() else { return };
-        let known = |instance: Instance| self.guards.owner(instance).is_some();
+        let known_child = |pid| self.guards.knows_child(pid);
+        let known = |one: Instance| self.guards.owner(one).is_some() || known_child(one.pid);
         if let Some(instance) = reaper::successor(launched, &process, &known, &table) {
             self.guard(name, instance);
-        } else if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall) {
+        } else if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall, &known_child) {
             // What it left is left of the session that it led.
             self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
             self.feed(name, Input::Found { instance: daemon, started: clock::now() });
             self.feed(name, Input::Ended { instance: daemon, exit: Exit::default() });
-        } else if !reaper::may_have_left(launched, &|pid| self.guards.knows_child(pid)) {
+        } else if !reaper::may_have_left(launched, &known_child) {
             self.feed(name, Input::NoSuccessor);
         }
     }
 }
 
 /// The daemon that came out of this launch, wrote its PID file, and was dead before it was seen.
-fn dead_by_pid_file(process: &Process, launched: Instance, wall: WallClock) -> Option<Instance> {
+///
+/// What is left of it will be ended, so the file's word is not enough for that: only root can have
+/// written it, and whoever is left came to healer as an orphan.
+fn dead_by_pid_file(
+    process: &Process,
+    launched: Instance,
+    wall: WallClock,
+    known_child: &dyn Fn(Pid) -> bool,
+) -> Option<Instance> {
     let Contents::Names(file) = file::read(process.pid_file()?) else { return None };
+    if file.pid.0 <= 1 || file.open_to_others {
+        return None;
+    }
     let written = Time(u64::try_from(wall.since_boot(file.modified)?).ok()?);
     let is_new = written >= clock::started(launched);
     let is_dead = file.pid != launched.pid && Row::read(file.pid).ok()?.is_none();
     // When it started is not known any more, but that it was no earlier than its launch.
-    (is_new && is_dead).then_some(Instance { pid: file.pid, start_ticks: launched.start_ticks })
+    let daemon = Instance { pid: file.pid, start_ticks: launched.start_ticks };
+    (is_new && is_dead && left::is_of_orphans(daemon, known_child).ok()?).then_some(daemon)
 }

@@ -1,5 +1,7 @@
 //! What runs already is taken over, not doubled; what healer leaves, it leaves alive.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -70,6 +72,33 @@ fn healers_killed_again_and_again_double_nothing() {
         eventually("it runs", || service.living().len() == 1);
         service.assert_never_two();
     }
+}
+
+#[test]
+fn script_whose_interpreter_only_healers_path_leads_to_is_adopted() {
+    let site = Site::new();
+    let bin = site.file("bin");
+    fs::create_dir(&bin).unwrap();
+    symlink("/bin/sh", bin.join("private-sh")).unwrap();
+    let script = site.file("web");
+    let text = "#!/usr/bin/env private-sh\n\
+                echo \"$$ 0 alone\" >> \"$2\"; while :; do sleep 0.1; done\n";
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let service = site.service("web").set("command", script.to_str().unwrap());
+    site.configure([&service]);
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let start = || {
+        let before = site.notify.heard().len();
+        let mut healer = site.spawn(site.healer(&["--foreground"]).env("PATH", &path));
+        healer.until_heard(before, "READY=1");
+        healer
+    };
+    let healer = start();
+    service.running(1);
+    healer.stop();
+    let _healer = start();
+    throughout(Duration::from_millis(500), "it was not doubled", || service.starts().len() == 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! PID files: late, missing, stale, hostile, and daemons that only their PID file tells of.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -270,6 +270,42 @@ fn pid_file_with_a_pid_that_is_gone_hides_no_daemon() {
     let first = service.running(1);
     throughout(Duration::from_millis(1500), "once", || service.living() == [first.clone()]);
     service.assert_never_two();
+}
+
+#[test]
+fn pid_file_naming_the_dead_leader_of_strangers_costs_the_strangers_nothing() {
+    let site = Site::new();
+    let (go, started) = (site.file("go"), site.file("started"));
+    let script = site.file("start.sh");
+    let service = site.service("web").watched_by_pid_file();
+    let text = format!(
+        "#!/bin/sh\necho >> {started}; while [ ! -s {go} ]; do sleep 0.05; done\n\
+         cat {go} > {file}\n",
+        started = started.display(),
+        go = go.display(),
+        file = service.pid_file().display(),
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let service = service.set("command", script.to_str().unwrap()).set("args", json!([]));
+    let _healer = site.guard([&service]);
+    eventually("the script was started", || started.exists());
+    // A session without its leader, younger than the launch.
+    let strangers = site.file("strangers");
+    let words =
+        format!("sleep 600 & echo $! > {}; echo $$ > {}", strangers.display(), go.display());
+    let mut leader = command("/usr/bin/setsid")
+        .args(["/bin/sh", "-c", &words])
+        .current_dir(site.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(wait(&mut leader).success());
+    let stranger: i32 = fs::read_to_string(strangers).unwrap().trim().parse().unwrap();
+    eventually("the script was started again", || {
+        fs::read_to_string(&started).unwrap().lines().count() >= 2
+    });
+    assert!(Living::read(stranger).is_some(), "healer killed a stranger");
 }
 
 #[test]

@@ -35,10 +35,17 @@ pub(super) fn stop(section: Option<Section<'_>>) -> Option<Stop> {
 /// A signal by its name, with or without SIG, or by its number.
 fn signal(item: &Item<'_>) -> Option<Signal> {
     if matches!(item.value, figment::value::Value::Num(..)) {
-        return item
-            .integer(1..=i64::from(*REALTIME.end()))
-            .and_then(|n| i32::try_from(n).ok())
-            .map(Signal);
+        let number = item.integer(1..=i64::from(*REALTIME.end()))?;
+        let number = i32::try_from(number).ok()?;
+        // The receiver's C library keeps these for itself.
+        if (32..*REALTIME.start()).contains(&number) {
+            item.fault(format!(
+                "{number} is the C library's own: real-time signals begin with {}, RTMIN",
+                REALTIME.start()
+            ));
+            return None;
+        }
+        return Some(Signal(number));
     }
     let text = item.word()?;
     let upper = text.to_ascii_uppercase();

@@ -363,6 +363,10 @@ fn an_entry_is_refused(#[case] line: &str, #[case] fault: &str) {
     "stop: { signal: 65 }",
     "stop.signal (line 6, column 21): must be from 1 to 64, not 65"
 )]
+#[case::signal_of_the_c_library(
+    "stop: { signal: 33 }",
+    "stop.signal (line 6, column 21): 33 is the C library's own: real-time signals begin with 34, RTMIN"
+)]
 #[case::signal_realtime(
     "stop: { signal: RTMIN+31 }",
     "stop.signal (line 6, column 21): \"RTMIN+31\" is no signal: TERM, INT, HUP, QUIT, USR1, RTMIN+1 and so on are"
@@ -460,12 +464,14 @@ fn rotation_without_a_file_is_refused() {
 #[case::names(&["name: a, monitor: {type: pid, pid_file_path: /a}", "name: a, monitor: {type: pid, pid_file_path: /b}"], "processes[1].name (line 3, column 50): \"a\" is the name of processes[0] already: names are unique")]
 #[case::pid_files(&["name: a, monitor: {type: pid, pid_file_path: /run/a}", "name: b, monitor: {type: pid, pid_file_path: /run//a}"], "processes[1].monitor.pid_file_path (line 3, column 89): /run//a is the PID file of \"a\" already")]
 #[case::own_pid_file(&["name: a, monitor: {type: pid, pid_file_path: /run/healer/healer.pid}"], "processes[0].monitor.pid_file_path (line 2, column 89): /run/healer/healer.pid is healer's own PID file")]
-#[case::alike(&["name: a, monitor: {type: ebpf}", "name: b, monitor: {type: ebpf}"], "processes[1] (line 3, column 5): nothing tells it from \"a\": command, args, user and match are the same; give one a `match` or a `monitor` with a pid_file_path")]
-#[case::alike_matches(&["name: a, match: {cmdline: x}, monitor: {type: ebpf}", "name: b, match: {cmdline: x}, monitor: {type: ebpf}"], "processes[1] (line 3, column 5): nothing tells it from \"a\": command, args, user and match are the same; give one a `match` or a `monitor` with a pid_file_path")]
+#[case::alike(&["name: a, monitor: {type: ebpf}", "name: b, monitor: {type: ebpf}"], "processes[1] (line 3, column 5): nothing tells it from \"a\": command, args, user and match are the same; give one a `match`, or each a `monitor` with a pid_file_path")]
+#[case::alike_with_one_pid_file(&["name: a, monitor: {type: pid, pid_file_path: /run/a.pid}", "name: b, monitor: {type: ebpf}"], "processes[1] (line 3, column 5): nothing tells it from \"a\": command, args, user and match are the same; give one a `match`, or each a `monitor` with a pid_file_path")]
+#[case::alike_with_the_other_pid_file(&["name: a, monitor: {type: ebpf}", "name: b, monitor: {type: pid, pid_file_path: /run/b.pid}"], "processes[1] (line 3, column 5): nothing tells it from \"a\": command, args, user and match are the same; give one a `match`, or each a `monitor` with a pid_file_path")]
+#[case::alike_matches(&["name: a, match: {cmdline: x}, monitor: {type: ebpf}", "name: b, match: {cmdline: x}, monitor: {type: ebpf}"], "processes[1] (line 3, column 5): nothing tells it from \"a\": command, args, user and match are the same; give one a `match`, or each a `monitor` with a pid_file_path")]
 #[case::disabled(&["name: a, monitor: {type: ebpf}", "name: b, enabled: false, monitor: {type: ebpf}"], "")]
 #[case::told_by_args(&["name: a, monitor: {type: ebpf}", "name: b, args: [x], monitor: {type: ebpf}"], "")]
 #[case::told_by_match(&["name: a, match: {cmdline: x}, monitor: {type: ebpf}", "name: b, match: {cmdline: y}, monitor: {type: ebpf}"], "")]
-#[case::told_by_a_pid_file(&["name: a, monitor: {type: ebpf}", "name: b, monitor: {type: pid, pid_file_path: /b}"], "")]
+#[case::told_by_pid_files(&["name: a, monitor: {type: pid, pid_file_path: /a}", "name: b, monitor: {type: pid, pid_file_path: /b}"], "")]
 fn entries_beside_each_other(#[case] lines: &[&str], #[case] fault: &str) {
     let expected: Vec<&str> = Some(fault).into_iter().filter(|fault| !fault.is_empty()).collect();
     assert_eq!(faults(&entries(lines)), expected);
@@ -699,6 +705,7 @@ processes:
 #[case::long_name("SIGTERM", 15)]
 #[case::number("15", 15)]
 #[case::realtime("RTMIN+3", 37)]
+#[case::realtime_number("34", 34)]
 #[case::winch("WINCH", 28)]
 fn a_signal_is_known_by(#[case] written: &str, #[case] number: i32) {
     let config = checked(&with(&format!("stop: {{ signal: {written} }}")), &ROOT).config;

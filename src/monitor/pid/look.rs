@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{self, WallClock};
 use crate::config::Process;
@@ -22,7 +23,7 @@ pub struct Known<F: Fn(Instance) -> bool> {
     pub held: Option<Instance>,
     /// The last instance that healer launched, dead or alive.
     pub launched: Option<Instance>,
-    /// Tells the instances of other processes.
+    /// Tells the instances of other processes, and what else is known to be theirs.
     pub taken: F,
     /// How file times compare with boot time.
     pub wall: WallClock,
@@ -110,7 +111,7 @@ fn judged(
     }
     let own = Pid(std::process::id().cast_signed());
     let launched = match known.launched {
-        Some(launched) => came_out_of(launched, &row, own)?,
+        Some(launched) => came_out_of(launched, &row, file, own)?,
         None => false,
     };
     let named = Named {
@@ -134,8 +135,9 @@ fn judged(
     })
 }
 
-/// Whether a process is the launched one, of its session, or an orphan that came to healer since.
-fn came_out_of(launched: Instance, row: &Row, own: Pid) -> io::Result<bool> {
+/// Whether a process is the launched one, of its session, or an orphan that came to healer since
+/// and that a file written since names. By itself, an orphan may be of any launch.
+fn came_out_of(launched: Instance, row: &Row, file: &PidFile, own: Pid) -> io::Result<bool> {
     if row.instance == launched {
         return Ok(true);
     }
@@ -145,7 +147,17 @@ fn came_out_of(launched: Instance, row: &Row, own: Pid) -> io::Result<bool> {
     // The session is the launch's unless another process has got the launched one's PID.
     let of_session = row.session == launched.pid
         && Row::read(launched.pid)?.is_none_or(|leader| leader.instance == launched);
-    Ok(of_session || row.parent == own)
+    Ok(of_session || (row.parent == own && is_written_since(launched, file)))
+}
+
+/// File times, like start times, are as coarse as the kernel's tick.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Whether a file was written since the launch. Both are compared by their age now: a wall clock
+/// that was set before the launch, as at many a boot, is no matter.
+fn is_written_since(launched: Instance, file: &PidFile) -> bool {
+    let since = clock::now().since(clock::started(launched));
+    clock::age(file.modified).is_none_or(|age| age <= since + TICK)
 }
 
 fn observation(verdict: who::Verdict) -> Observation {

@@ -58,12 +58,13 @@ pub fn judge(file: &PidFile, named: &Named, written: Option<i128>) -> Verdict {
     if named.never || named.taken {
         return Verdict::Stranger;
     }
-    if named.launched {
-        return Verdict::Mine;
-    }
     // Whoever can write the file could name any process, of any user: only of their own, then.
+    // Also of those that came out of a launch: more than one entry's come to healer.
     if file.open_to_others && named.uid != file.owner {
         return Verdict::Stranger;
+    }
+    if named.launched {
+        return Verdict::Mine;
     }
     // A start lies after the boot, so that a file older than the boot is older than any process.
     let is_older = written.is_some_and(|at| at + SLACK < i128::from(named.started.0));
@@ -155,7 +156,9 @@ mod tests {
     #[case::the_owners_process(roots(WEB, true), WEB, false, Answer::Mine)]
     #[case::roots_file_in_a_writable_directory(roots(ROOT, true), WEB, false, Answer::Stranger)]
     #[case::safe_file(roots(ROOT, false), WEB, false, Answer::Mine)]
-    #[case::lineage_cannot_be_forged(roots(ROOT, true), WEB, true, Answer::Mine)]
+    #[case::also_of_a_launch(roots(ROOT, true), WEB, true, Answer::Stranger)]
+    #[case::the_owners_of_a_launch(roots(WEB, true), WEB, true, Answer::Mine)]
+    #[case::safe_file_of_a_launch(roots(ROOT, false), WEB, true, Answer::Mine)]
     fn a_file_that_others_can_write_names_only_its_owners_processes(
         #[case] file: PidFile,
         #[case] uid: u32,
