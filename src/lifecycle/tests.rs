@@ -203,6 +203,14 @@ fn jitter_varies_a_delay_by_its_share_at_most(#[case] jitter: f64, #[case] share
     assert!(most - least >= (high - low) * 0.9, "{least}..{most} hardly varies");
 }
 
+#[test]
+fn jitter_never_exceeds_the_longest_delay() {
+    let policy = Backoff { jitter: 1.0, ..fixture::process("web").recovery.backoff };
+    let delays = (0..1_000).map(|n| delay(&policy, 50, Time(n * 7_919)));
+    assert!(delays.clone().all(|delay| delay <= policy.max));
+    assert!(delays.min() < Some(policy.max / 2), "it varies downwards");
+}
+
 #[rstest]
 #[case(Restart::Always, code(0), true)]
 #[case(Restart::Always, signal(15), true)]
