@@ -22,8 +22,9 @@ use tokio::time::{Instant, timeout_at};
 
 use self::output::Outputs;
 use self::report::{Fault, Report};
+use crate::clock;
 use crate::config::{Config, OutputFile, Process};
-use crate::event::{Pid, ProcessName, Signal, Time};
+use crate::event::{Pid, ProcessName, Signal};
 use crate::instance::Held;
 
 mod identity;
@@ -165,10 +166,10 @@ impl Launcher {
             .map_err(|output| LaunchError::new(&process.name, output.what, output.error))?;
         let spec = sealed(&spec).map_err(failed("writing the stage's specification"))?;
         let (healer, stage) = socket_pair().map_err(failed("opening the stage's socket"))?;
-        let before = now();
+        let before = clock::now();
         let pid = self.spawn_stage(&stage, &spec).map_err(failed("spawning the stage"))?;
         drop(stage);
-        let held = Held::open_spawned(pid, before, now())
+        let held = Held::open_spawned(pid, before, clock::now())
             .map_err(failed("opening the stage's pidfd"))?
             .ok_or_else(|| LaunchError::Died { process: process.name.clone() })?;
         Ok(Staged { process: process.name.clone(), held, socket: healer, output })
@@ -192,12 +193,6 @@ impl Launcher {
         )?;
         Ok(Pid(pid.as_raw()))
     }
-}
-
-fn now() -> Time {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let nanoseconds = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
-    Time(nanoseconds)
 }
 
 /// The specification in memory that nobody can change any more.
