@@ -33,7 +33,7 @@ mod report;
 mod spec;
 pub mod stage;
 
-pub use self::output::rotate;
+pub use self::output::{is_journal, rotate};
 pub use self::spec::Baseline;
 
 /// The running binary, also after an upgrade has replaced the file.
@@ -131,6 +131,13 @@ impl Launcher {
     #[must_use]
     pub fn with_stage(self, stage: PathBuf) -> Self {
         Self { stage, ..self }
+    }
+
+    /// Puts output files below another directory. What `output: auto` means stays as it was found
+    /// when the launcher was made: later, healer's own output may lead elsewhere.
+    #[must_use]
+    pub fn with_log_directory(self, log_directory: &Path) -> Self {
+        Self { outputs: self.outputs.with_directory(log_directory), ..self }
     }
 
     /// Speaks to a journal that listens there.
