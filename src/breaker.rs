@@ -332,5 +332,37 @@ mod tests {
                 prop_assert!(in_window <= retries as usize, "{starts:?}");
             }
         }
+
+        /// However its calls are ordered, it never panics, what is due is done at once, and it is
+        /// never Open for longer than it may be.
+        #[test]
+        fn any_order_of_calls_leaves_it_with_a_deadline_that_makes_sense(
+            retries in 0_u32..3,
+            cooldown_factor in 1.0_f64..100.0,
+            calls in prop::collection::vec((0_u8..5, 0_u64..500), 1..100),
+        ) {
+            let policy = Policy { retries, cooldown_factor, ..POLICY };
+            let mut breaker = Breaker::default();
+            let mut now = at(0);
+            for (call, elapsed) in calls {
+                now = now.after(Duration::from_secs(elapsed));
+                match call {
+                    0 => drop(breaker.failed(&policy, now)),
+                    1 => breaker.launching(now),
+                    2 => breaker.running(now),
+                    3 => breaker.ready(),
+                    _ => drop(breaker.on_time(&policy, now)),
+                }
+                // Open, its trial, and then nothing.
+                for _ in 0..2 {
+                    let _ = breaker.on_time(&policy, now);
+                }
+                if let Some(deadline) = breaker.next_deadline(&policy) {
+                    prop_assert!(deadline > now, "spins in {breaker:?}");
+                    prop_assert!(deadline.since(now) <= policy.cooldown_max, "{breaker:?}");
+                }
+                prop_assert!(breaker.window.len() <= retries as usize + 1, "{breaker:?}");
+            }
+        }
     }
 }

@@ -5,7 +5,6 @@
 //! rest.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
@@ -31,12 +30,11 @@ pub enum Target {
 }
 
 impl Target {
-    /// The journal where stderr is connected to it (`$JOURNAL_STREAM`, systemd.exec(5)), a file
-    /// where nobody reads stderr, else stderr.
+    /// The journal where stderr leads to it, a file where nobody reads stderr, else stderr.
     #[must_use]
-    pub fn choose(daemonised: bool) -> Self {
+    pub fn choose(stderr_is_journal: bool, daemonised: bool) -> Self {
         match daemonised {
-            _ if stderr_is_the_journal() => Self::Journal,
+            _ if stderr_is_journal => Self::Journal,
             true => Self::File,
             false => Self::Stderr,
         }
@@ -130,11 +128,4 @@ fn open(directory: &Path) -> Result<RollingFileAppender, LoggingError> {
         .max_log_files(DAYS_KEPT)
         .build(directory)
         .map_err(|error| failed(io::Error::other(error)))
-}
-
-fn stderr_is_the_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    // /proc/self/fd/2 leads to the very socket; nothing is opened.
-    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
-    stream == format!("{}:{}", stderr.dev(), stderr.ino())
 }

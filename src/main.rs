@@ -77,8 +77,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 
 /// `healer check`: every file fault, or else every host fault.
 fn check(explicit: Option<&Path>, file_only: bool) -> anyhow::Result<()> {
-    let reader = Reader { file_only, ..Reader::this_process(true) };
-    let path = find(explicit, reader.as_root)?;
+    let this = Reader::this_process(true);
+    let path = find(explicit, this.as_root)?;
+    // The text means the same whoever looks at it, and wherever.
+    let reader = if file_only { Reader { file_only, ..Reader::default() } } else { this };
     let mut loaded = load(&path, &reader)?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");

@@ -29,10 +29,16 @@ struct Demo {
 }
 
 impl Demo {
-    fn start(binary: &Path, directory: TempDir, change: impl FnOnce(&mut Command)) -> Self {
+    fn command(binary: &Path, directory: &TempDir) -> Command {
         let mut command = Command::new(binary);
         command.arg("demo").env("TMPDIR", directory.path()).env("TERM", "xterm");
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env_remove("NO_COLOR").stdin(Stdio::null());
+        command
+    }
+
+    fn start(binary: &Path, directory: TempDir, change: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Self::command(binary, &directory);
+        command.stdout(Stdio::piped());
         change(&mut command);
         let mut child = command.spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -129,6 +135,19 @@ fn the_demo_tells_its_story_within_20_s_and_leaves_nothing() {
     let began = Instant::now();
     tells_its_story(Demo::started());
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn the_demo_is_coloured_on_a_terminal() {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Demo::command(Path::new(HEALER), &directory);
+    let child = command.stdout(terminal.slave).spawn().unwrap();
+    let mut demo = Demo { directory, child, output: BufReader::new(terminal.master.into()) };
+    demo.told("\x1b[32m");
+    demo.signal(libc::SIGTERM);
+    demo.ended_within(Duration::from_secs(3));
+    demo.left_nothing();
 }
 
 #[test]

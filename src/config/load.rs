@@ -160,7 +160,7 @@ fn may_exist(path: &Path) -> bool {
 pub fn load(path: &Path, reader: &Reader) -> Result<Loaded, LoadError> {
     let environment = environment()?;
     let mut warnings = Vec::new();
-    let bytes = if reader.as_root && !reader.file_only {
+    let bytes = if reader.as_root {
         read(&trusted(path, reader, &mut warnings)?, path)?
     } else {
         read(path, path)?

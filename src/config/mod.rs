@@ -57,7 +57,7 @@ pub struct Log {
     pub level: LogLevel,
     /// Text for people or JSON for machines.
     pub format: LogFormat,
-    /// Holds `healer.log` and `processes/NAME.log`.
+    /// Holds `healer.DATE.log`, a file a day, and `processes/NAME.log`.
     pub directory: PathBuf,
 }
 
@@ -325,7 +325,7 @@ pub struct Backoff {
     pub factor: f64,
     /// The longest delay.
     pub max: Duration,
-    /// The delay is varied by up to this share of itself, 0 to 1, up or down.
+    /// The delay is varied by up to this share of itself, 0 to 1, up or down; never beyond `max`.
     pub jitter: f64,
 }
 

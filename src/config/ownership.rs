@@ -1,8 +1,8 @@
 //! Who may change the configuration of a root healer: root alone, for it names what root will run.
 //!
 //! [`judge`] is the rule for one file or directory, [`examine`] follows a path from the root and
-//! applies it to everything on the way, symbolic links included. Called by `load`; `preflight`
-//! applies the same rule to the directory of healer's own PID file.
+//! applies it to everything on the way, symbolic links included. Called by `load`; `preflight` and
+//! `daemon` apply the same rule to the directory of healer's own PID file.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
+use crate::config::ownership::{Distrust, Examined, examine};
+
 /// The lock; released and its file removed when dropped.
 #[derive(Debug)]
 pub struct Lock {
@@ -26,11 +28,14 @@ pub enum LockError {
         /// Its PID, as far as the file tells.
         holder: Option<u32>,
     },
-    /// Others than root could put a PID file of their own there.
-    #[error("{} may be written by others than root: chown root it and chmod go-w it, or set another pid_file_directory", directory.display())]
+    /// Others than root could put a PID file, or a directory, of their own there.
+    #[error("{} {}: root's PID file cannot be there (cure: {} {}, or set another pid_file_directory)",
+        element.display(), distrust.what, distrust.cure, element.display())]
     Unsafe {
-        /// The directory.
-        directory: PathBuf,
+        /// The directory, or one above it.
+        element: PathBuf,
+        /// Why, and the cure.
+        distrust: Distrust,
     },
     /// The system refuses.
     #[error("cannot use {}; create it for healer, or set another pid_file_directory", path.display())]
@@ -58,8 +63,11 @@ impl Lock {
             move |source: io::Error| LockError::System { path, source }
         };
         DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(at(directory))?;
-        if as_root && !is_roots_alone(&fs::metadata(directory).map_err(at(directory))?) {
-            return Err(LockError::Unsafe { directory: directory.to_owned() });
+        if as_root
+            && let Examined::Distrusted { element, distrust } =
+                examine(directory, None).map_err(at(directory))?
+        {
+            return Err(LockError::Unsafe { element, distrust });
         }
         let path = directory.join("healer.pid");
         loop {
@@ -88,10 +96,6 @@ impl Drop for Lock {
         // Removed while it is held: nobody else's can be hit. Left behind it would do no harm.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-fn is_roots_alone(directory: &fs::Metadata) -> bool {
-    directory.uid() == 0 && directory.mode() & 0o022 == 0
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -153,6 +157,20 @@ mod tests {
             .unwrap();
         let refused = Lock::take(directory.path(), true).unwrap_err();
         assert!(matches!(refused, LockError::Unsafe { .. }), "{refused}");
+    }
+
+    #[test]
+    fn a_directory_that_others_may_replace_is_refused_to_root() {
+        if !as_root() {
+            // Above a directory that is not root's, this one would not be reached.
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .unwrap();
+        let refused = Lock::take(&parent.path().join("run"), true).unwrap_err().to_string();
+        let named = format!("{} is writable by everyone", parent.path().display());
+        assert!(refused.starts_with(&named), "{refused}");
     }
 
     #[test]

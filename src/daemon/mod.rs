@@ -3,37 +3,43 @@
 //! Everything that can refuse (configuration, lock, log) refuses before anything is started.
 //! Called by `main`.
 
+use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tracing::{error, info, warn};
 
 use crate::bus::Bus;
 use crate::clock::WallClock;
-use crate::config::load::{LoadError, load};
+use crate::config::load::{LoadError, Loaded, load};
 use crate::config::{Config, Reader};
 use crate::launch::{self, Baseline, Launcher};
 use crate::logging::{self, Target};
-use crate::monitor::{self, Orders, pid};
-use crate::preflight;
-use crate::recovery::{Handle, Recovery};
+use crate::monitor::{self, pid};
+use crate::preflight::{self, HostFault};
+use crate::recovery::{self, Recovery};
 use crate::signals::{Asked, Signals};
 
 use self::lock::Lock;
 use self::readiness::{Readiness, Side};
+use self::tasks::{Tasks, outcome};
 
 mod lock;
 mod readiness;
+mod tasks;
 
 /// How many events the bus keeps for its slowest subscriber.
 const BUS_CAPACITY: usize = 1024;
 /// How often output files are looked at for rotation.
 const ROTATION_PERIOD: Duration = Duration::from_secs(30);
+/// How long a service manager that does not read is waited for.
+const NOTIFY_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a stop waits for tasks that should have ended at once.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -47,6 +53,9 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
     // Before healer changes anything of its own: what it starts is given these.
     let baseline = Baseline::record().context("cannot read this process's own limits")?;
     let loaded = load(path, reader)?;
+    // Before its own output leads elsewhere.
+    let launcher = Launcher::new(baseline, &loaded.config.log.directory);
+    let target = Target::choose(launch::is_journal(io::stderr()), !foreground);
     let readiness = if foreground {
         Readiness::nobody_waits()
     } else {
@@ -57,7 +66,8 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
     };
     readiness.tell_failure(|readiness| {
         let lock = Lock::take(&loaded.config.pid_file_directory, reader.as_root)?;
-        let flush = logging::start(&loaded.config.log, Target::choose(!foreground))?;
+        let flush = logging::start(&loaded.config.log, target)?;
+        readiness.let_terminal_go();
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
@@ -66,7 +76,14 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
             .enable_all()
             .build()
             .context("cannot set up the runtime")?;
-        let daemon = Daemon::new(path, reader, baseline, loaded.config);
+        let daemon = Daemon {
+            path: path.to_path_buf(),
+            reader: *reader,
+            foreground,
+            target,
+            launcher,
+            config: loaded.config.into(),
+        };
         let ended = runtime.block_on(daemon.run(readiness));
         if let Err(error) = &ended {
             error!(reason = format!("{error:#}"), "healer ends; what it guards is left running");
@@ -82,119 +99,158 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
 struct Daemon {
     path: PathBuf,
     reader: Reader,
-    baseline: Baseline,
+    foreground: bool,
+    target: Target,
+    launcher: Launcher,
     config: Arc<Config>,
+}
+
+/// A configuration that may be used, and what this machine lacks for it.
+struct Found {
+    config: Config,
+    warnings: Vec<String>,
+    lacks: Vec<HostFault>,
 }
 
 /// What the daemon's loop answers to.
 enum Woken {
     Asked(Asked),
+    TaskEnded(anyhow::Error),
+    Read(Result<Found, LoadError>),
     WatchdogDue,
     RotationDue,
-    RecoveryEnded(anyhow::Result<()>),
 }
 
 impl Daemon {
-    fn new(path: &Path, reader: &Reader, baseline: Baseline, config: Config) -> Self {
-        Self { path: path.to_path_buf(), reader: *reader, baseline, config: config.into() }
-    }
-
     async fn run(mut self, readiness: Readiness) -> anyhow::Result<()> {
         // Opened first: no signal falls between two waits.
         let mut signals = Signals::open().context("cannot take over signals")?;
         let bus = Bus::new(bus_capacity());
         let wall = WallClock::now();
         let monitor = pid::spawn(bus.clone(), wall);
-        let (recovery, handle) = Recovery::new(self.launcher(), bus, monitor.orders(), wall)
+        let (recovery, handle) = Recovery::new(self.launcher.clone(), bus, monitor.orders(), wall)
             .context("cannot set up recovery")?;
-        let mut recovery = tokio::spawn(recovery.run());
-
-        let mut config = Config::clone(&self.config);
-        report_host_faults(&mut config);
-        self.config = Arc::new(config);
-        self.apply(&handle, &monitor.orders()).await?;
-        let processes = self.config.processes.iter().filter(|process| process.enabled).count();
-        info!(version = env!("CARGO_PKG_VERSION"), processes, "healer is ready");
-        notify(&[NotifyState::Ready]);
-        readiness.ready();
-
-        let mut watchdog = watchdog_period().map(every);
-        let mut rotation = every(ROTATION_PERIOD);
-        let mut rotating: Option<JoinHandle<()>> = None;
-        let ended = loop {
-            let woken = tokio::select! {
-                biased;
-                asked = signals.next() => Woken::Asked(asked),
-                ended = &mut recovery => Woken::RecoveryEnded(flatten(ended)),
-                () = tick(&mut watchdog) => Woken::WatchdogDue,
-                _ = rotation.tick() => Woken::RotationDue,
-            };
-            match woken {
-                Woken::Asked(Asked::Stop) => break Ok(()),
-                Woken::Asked(Asked::Reload) => self.reload(&handle, &monitor.orders()).await?,
-                // Its answer proves that recovery is not stuck; systemd restarts healer otherwise.
-                Woken::WatchdogDue => {
-                    handle.ping().await?;
-                    notify(&[NotifyState::Watchdog]);
-                }
-                Woken::RotationDue => {
-                    if rotating.as_ref().is_none_or(JoinHandle::is_finished) {
-                        rotating = self.rotate();
-                    }
-                }
-                Woken::RecoveryEnded(ended) => break ended,
-            }
-        };
+        let mut tasks = Tasks::new(tokio::spawn(recovery.run()), monitor);
+        let ended = self.serve(&mut signals, &handle, &mut tasks, readiness).await;
         info!("healer stops; what it guards is left running");
-        notify(&[NotifyState::Stopping]);
+        notify([NotifyState::Stopping]).await;
         drop(handle);
-        let stopped = async {
-            if !recovery.is_finished() {
-                drop(recovery.await);
-            }
-            drop(monitor.stop().await);
-        };
         tokio::select! {
-            _ = tokio::time::timeout(STOP_PATIENCE, stopped) => {}
+            _ = timeout(STOP_PATIENCE, tasks.stop()) => {}
             // Asked a second time: at once.
             () = asked_again(&mut signals) => {}
         }
         ended
     }
 
-    fn launcher(&self) -> Launcher {
-        Launcher::new(self.baseline.clone(), &self.config.log.directory)
-    }
-
-    async fn apply(&self, handle: &Handle, monitor: &Orders) -> anyhow::Result<()> {
-        // The monitor first: what changes while recovery looks is seen by one of the two.
-        monitor.tell(monitor::Command::Reload(Arc::clone(&self.config))).await?;
-        handle.reload(Arc::clone(&self.config), self.launcher()).await?;
-        Ok(())
-    }
-
-    /// Takes the file as it is now, or leaves everything as it was.
-    async fn reload(&mut self, handle: &Handle, monitor: &Orders) -> anyhow::Result<()> {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => notify(&[NotifyState::Reloading, now]),
-            Err(_) => notify(&[NotifyState::Reloading]),
-        }
-        match load(&self.path, &self.reader) {
-            Ok(loaded) => {
-                for warning in &loaded.warnings {
-                    warn!("{warning}");
+    /// Answers to whatever comes, until it is asked to stop.
+    async fn serve(
+        &mut self,
+        signals: &mut Signals,
+        recovery: &recovery::Handle,
+        tasks: &mut Tasks,
+        readiness: Readiness,
+    ) -> anyhow::Result<()> {
+        let mut readiness = Some(readiness);
+        let mut watchdog = watchdog_period().map(every);
+        let mut rotation = every(ROTATION_PERIOD);
+        let mut rotating: Option<JoinHandle<()>> = None;
+        // A directory on a dead server may hold up a look for ever: not this thread's.
+        let first = Config::clone(&self.config);
+        let mut reading = Some(spawn_blocking(|| Ok(look(first, vec![]))));
+        let mut read_again = false;
+        loop {
+            let woken = tokio::select! {
+                biased;
+                asked = signals.next() => Woken::Asked(asked),
+                ended = tasks.ended() => Woken::TaskEnded(ended),
+                read = outcome(&mut reading) => {
+                    Woken::Read(read.context("reading the configuration has failed")?)
                 }
-                let mut config = loaded.config;
-                report_host_faults(&mut config);
-                self.report_needs_restart(&config);
-                self.config = Arc::new(config);
-                self.apply(handle, monitor).await?;
-                info!(processes = self.config.processes.len(), "configuration reloaded");
+                () = tick(&mut watchdog) => Woken::WatchdogDue,
+                _ = rotation.tick() => Woken::RotationDue,
+            };
+            match woken {
+                Woken::Asked(Asked::Stop) => return Ok(()),
+                Woken::Asked(Asked::Reload) if reading.is_some() => read_again = true,
+                Woken::Asked(Asked::Reload) => reading = Some(self.read().await),
+                Woken::TaskEnded(error) => return Err(error),
+                Woken::Read(read) => {
+                    match read {
+                        Ok(found) => {
+                            if self.take(found, recovery, tasks).await.is_err() {
+                                // A task has ended: the next turn hears why.
+                                continue;
+                            }
+                            self.report_taken(readiness.is_none());
+                        }
+                        Err(error) => report_refusal(&error),
+                    }
+                    notify([NotifyState::Ready]).await;
+                    if let Some(readiness) = readiness.take() {
+                        readiness.ready();
+                    }
+                    if mem::take(&mut read_again) {
+                        reading = Some(self.read().await);
+                    }
+                }
+                // An answer proves that recovery is not stuck; systemd restarts healer otherwise.
+                // None means that it has ended: the next turn hears why.
+                Woken::WatchdogDue => {
+                    if recovery.ping().await.is_ok() {
+                        notify([NotifyState::Watchdog]).await;
+                    }
+                }
+                Woken::RotationDue => {
+                    if rotating.as_ref().is_none_or(JoinHandle::is_finished) {
+                        rotating = self.rotate();
+                    }
+                }
             }
-            Err(error) => report_refusal(&error),
         }
-        notify(&[NotifyState::Ready]);
+    }
+
+    /// Reads the file as it is now.
+    async fn read(&self) -> JoinHandle<Result<Found, LoadError>> {
+        let now = NotifyState::monotonic_usec_now().ok();
+        notify([NotifyState::Reloading].into_iter().chain(now)).await;
+        let (path, reader) = (self.path.clone(), self.reader);
+        spawn_blocking(move || {
+            let Loaded { config, warnings } = load(&path, &reader)?;
+            Ok(look(config, warnings))
+        })
+    }
+
+    /// Puts a configuration into the place of the one before.
+    async fn take(
+        &mut self,
+        found: Found,
+        recovery: &recovery::Handle,
+        tasks: &Tasks,
+    ) -> anyhow::Result<()> {
+        for warning in &found.warnings {
+            warn!("{warning}");
+        }
+        for fault in &found.lacks {
+            warn!(reason = %fault, "this machine lacks something; launches that need it will fail");
+        }
+        self.report_needs_restart(&found.config);
+        self.config = Arc::new(found.config);
+        self.launcher = self.launcher.clone().with_log_directory(&self.config.log.directory);
+        // The monitor first: what changes while recovery looks is seen by one of the two.
+        let reload = monitor::Command::Reload(Arc::clone(&self.config));
+        tasks.monitor_orders().tell(reload).await?;
+        recovery.reload(Arc::clone(&self.config), self.launcher.clone()).await?;
         Ok(())
+    }
+
+    fn report_taken(&self, reloaded: bool) {
+        if reloaded {
+            info!(processes = self.config.processes.len(), "configuration reloaded");
+        } else {
+            let processes = self.config.processes.iter().filter(|process| process.enabled).count();
+            info!(version = env!("CARGO_PKG_VERSION"), processes, "healer is ready");
+        }
     }
 
     fn report_needs_restart(&self, new: &Config) {
@@ -202,19 +258,29 @@ impl Daemon {
         let changed = [
             ("log_level", old.log.level != new.log.level),
             ("log_format", old.log.format != new.log.format),
+            // Its own log stays; what processes print goes to the new place.
+            (
+                "log_directory",
+                self.target == Target::File && old.log.directory != new.log.directory,
+            ),
             ("pid_file_directory", old.pid_file_directory != new.pid_file_directory),
+            // In the foreground healer stays where it was started.
+            (
+                "working_directory",
+                !self.foreground && old.working_directory != new.working_directory,
+            ),
         ];
         for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
-            warn!(key, "this change takes effect when healer is restarted");
+            warn!(key, "for healer itself, this change takes effect when it is restarted");
         }
     }
 
     fn rotate(&self) -> Option<JoinHandle<()>> {
-        let files = self.launcher().output_files(&self.config);
+        let files = self.launcher.output_files(&self.config);
         if files.is_empty() {
             return None;
         }
-        Some(tokio::task::spawn_blocking(move || {
+        Some(spawn_blocking(move || {
             for (path, limits) in files {
                 if let Err(error) = launch::rotate(&path, limits) {
                     warn!(path = %path.display(), %error, "cannot rotate an output file");
@@ -224,10 +290,9 @@ impl Daemon {
     }
 }
 
-fn report_host_faults(config: &mut Config) {
-    for fault in preflight::look(config) {
-        warn!(reason = %fault, "this machine lacks something; launches that need it will fail");
-    }
+fn look(mut config: Config, warnings: Vec<String>) -> Found {
+    let lacks = preflight::look(&mut config);
+    Found { config, warnings, lacks }
 }
 
 fn report_refusal(error: &LoadError) {
@@ -287,12 +352,15 @@ async fn asked_again(signals: &mut Signals) {
     while signals.next().await != Asked::Stop {}
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+/// sd_notify(3), on another thread: it waits while the service manager does not read.
+async fn notify(states: impl IntoIterator<Item = NotifyState<'static>>) {
+    let states: Vec<_> = states.into_iter().collect();
+    let notified =
+        match timeout(NOTIFY_PATIENCE, spawn_blocking(move || sd_notify::notify(&states))).await {
+            Ok(notified) => notified.unwrap_or_else(|panicked| Err(io::Error::other(panicked))),
+            Err(late) => Err(late.into()),
+        };
+    if let Err(error) = notified {
         warn!(%error, "cannot notify the service manager");
     }
-}
-
-fn flatten(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
-    ended.context("the recovery task has failed")?.context("recovery cannot go on")
 }

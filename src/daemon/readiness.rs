@@ -29,7 +29,7 @@ pub enum Side {
 }
 
 /// Goes on as a daemon: a session of its own, no controlling terminal, this working directory.
-/// Descriptors 0 to 2 are left until [`Readiness::ready`]. To be called while there is one thread.
+/// Descriptors 0 to 2 are left until [`Readiness::let_terminal_go`]. To be called while there is one thread.
 ///
 /// # Errors
 ///
@@ -94,9 +94,12 @@ impl Readiness {
         Self { parent: None }
     }
 
-    /// Lets the parent go, and the terminal: descriptors 0 to 2 become `/dev/null`.
-    pub fn ready(self) {
-        let Some(parent) = self.parent else { return };
+    /// In the background, lets the terminal go: descriptors 0 to 2 become `/dev/null`. Before
+    /// anything is launched, as `output: inherit` hands them on.
+    pub fn let_terminal_go(&self) {
+        if self.parent.is_none() {
+            return;
+        }
         match rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
             Ok(null) => {
                 let replaced = rustix::stdio::dup2_stdin(&null)
@@ -108,6 +111,11 @@ impl Readiness {
             }
             Err(error) => tracing::warn!(%error, "cannot open /dev/null"),
         }
+    }
+
+    /// Lets the parent go.
+    pub fn ready(self) {
+        let Some(parent) = self.parent else { return };
         // A parent that was killed meanwhile needs no word.
         let _ = File::from(parent).write_all(&[READY]);
     }

@@ -22,8 +22,9 @@ use tokio::time::{Instant, timeout_at};
 
 use self::output::Outputs;
 use self::report::{Fault, Report};
+use crate::clock;
 use crate::config::{Config, OutputFile, Process};
-use crate::event::{Pid, ProcessName, Signal, Time};
+use crate::event::{Pid, ProcessName, Signal};
 use crate::instance::Held;
 
 mod identity;
@@ -32,7 +33,7 @@ mod report;
 mod spec;
 pub mod stage;
 
-pub use self::output::rotate;
+pub use self::output::{is_journal, rotate};
 pub use self::spec::Baseline;
 
 /// The running binary, also after an upgrade has replaced the file.
@@ -132,6 +133,13 @@ impl Launcher {
         Self { stage, ..self }
     }
 
+    /// Puts output files below another directory. What `output: auto` means stays as it was found
+    /// when the launcher was made: later, healer's own output may lead elsewhere.
+    #[must_use]
+    pub fn with_log_directory(self, log_directory: &Path) -> Self {
+        Self { outputs: self.outputs.with_directory(log_directory), ..self }
+    }
+
     /// Speaks to a journal that listens there.
     #[must_use]
     pub fn with_journal(self, socket: PathBuf) -> Self {
@@ -165,10 +173,10 @@ impl Launcher {
             .map_err(|output| LaunchError::new(&process.name, output.what, output.error))?;
         let spec = sealed(&spec).map_err(failed("writing the stage's specification"))?;
         let (healer, stage) = socket_pair().map_err(failed("opening the stage's socket"))?;
-        let before = now();
+        let before = clock::now();
         let pid = self.spawn_stage(&stage, &spec).map_err(failed("spawning the stage"))?;
         drop(stage);
-        let held = Held::open_spawned(pid, before, now())
+        let held = Held::open_spawned(pid, before, clock::now())
             .map_err(failed("opening the stage's pidfd"))?
             .ok_or_else(|| LaunchError::Died { process: process.name.clone() })?;
         Ok(Staged { process: process.name.clone(), held, socket: healer, output })
@@ -192,12 +200,6 @@ impl Launcher {
         )?;
         Ok(Pid(pid.as_raw()))
     }
-}
-
-fn now() -> Time {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let nanoseconds = now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
-    Time(nanoseconds)
 }
 
 /// The specification in memory that nobody can change any more.

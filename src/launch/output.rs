@@ -1,7 +1,7 @@
 //! Where an instance's stdout and stderr go, and how its log file is kept small.
 //!
 //! Opening what the entry asks for, and rotation by copy and truncate. Called by `launch`, before
-//! each launch, and by `recovery`, which rotates on a slow timer off the runtime's thread.
+//! each launch, and by `daemon`, which rotates on a slow timer off the runtime's thread.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -53,6 +53,10 @@ impl Outputs {
         }
     }
 
+    pub(super) fn with_directory(self, log_directory: &Path) -> Self {
+        Self { directory: log_directory.join("processes"), ..self }
+    }
+
     pub(super) fn with_journal(self, journal: PathBuf) -> Self {
         Self { journal, ..self }
     }
@@ -97,10 +101,7 @@ impl Outputs {
 }
 
 fn auto() -> Auto {
-    let journal = std::env::var("JOURNAL_STREAM").ok();
-    if journal
-        .is_some_and(|stream| is_stream(&stream, io::stderr()) || is_stream(&stream, io::stdout()))
-    {
+    if is_journal(io::stderr()) || is_journal(io::stdout()) {
         Auto::Journal
     } else if std::process::id() == 1 {
         Auto::Inherit
@@ -109,7 +110,13 @@ fn auto() -> Auto {
     }
 }
 
-/// Whether `fd` is the stream that `$JOURNAL_STREAM` names as `DEVICE:INODE`, systemd.exec(5).
+/// Whether `fd` leads to systemd's journal: `$JOURNAL_STREAM` says so, systemd.exec(5).
+#[must_use]
+pub fn is_journal(fd: impl AsFd) -> bool {
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_stream(&stream, fd))
+}
+
+/// Whether `fd` is the stream that is named as `DEVICE:INODE`.
 fn is_stream(stream: &str, fd: impl AsFd) -> bool {
     fstat(fd).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

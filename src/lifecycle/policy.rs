@@ -52,7 +52,7 @@ pub(super) fn delay(policy: &Backoff, row: u32, now: Time) -> Duration {
     let delay = policy.delay(row.saturating_sub(2));
     // -1 to 1, spread by the clock's nanoseconds: no two processes fail at the same one.
     let spread = f64::from(scramble(now.0 ^ u64::from(row))) / f64::from(u32::MAX) * 2.0 - 1.0;
-    delay.mul_f64(1.0 + policy.jitter * spread)
+    delay.mul_f64(1.0 + policy.jitter * spread).min(policy.max)
 }
 
 /// The upper half of one round of SplitMix64 (Steele, Lea, Flood 2014).

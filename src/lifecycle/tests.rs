@@ -6,6 +6,7 @@ use super::*;
 use crate::config::Backoff;
 use crate::config::fixture;
 use crate::event::{Pid, Signal};
+use proptest::prelude::*;
 use rstest::rstest;
 
 fn at(millis: u64) -> Time {
@@ -205,6 +206,14 @@ fn jitter_varies_a_delay_by_its_share_at_most(#[case] jitter: f64, #[case] share
     assert!(most - least >= (high - low) * 0.9, "{least}..{most} hardly varies");
 }
 
+#[test]
+fn jitter_never_exceeds_the_longest_delay() {
+    let policy = Backoff { jitter: 1.0, ..fixture::process("web").recovery.backoff };
+    let delays = (0..1_000).map(|n| delay(&policy, 50, Time(n * 7_919)));
+    assert!(delays.clone().all(|delay| delay <= policy.max));
+    assert!(delays.min() < Some(policy.max / 2), "it varies downwards");
+}
+
 #[rstest]
 #[case(Restart::Always, code(0), true)]
 #[case(Restart::Always, signal(15), true)]
@@ -386,4 +395,65 @@ fn every_move_is_told_once_with_where_it_came_from() {
     }
     let up = State::Up { instance: instance(1), ready: false };
     assert_eq!(told, [(up, State::Starting)]);
+}
+
+fn any_exit() -> impl Strategy<Value = Exit> {
+    prop_oneof![(0..3).prop_map(code), (1..16).prop_map(signal), Just(Exit::default())]
+}
+
+/// Anything that a lifecycle can be told, whether or not it asked for it.
+fn any_input() -> impl Strategy<Value = Input> {
+    let reason = String::new;
+    prop_oneof![
+        (1..4, 0_u64..20_000).prop_map(|(pid, started)| {
+            Input::Found { instance: instance(pid), started: at(started) }
+        }),
+        (1..4, any_exit()).prop_map(|(pid, exit)| Input::Ended { instance: instance(pid), exit }),
+        (1..4).prop_map(|pid| Input::Launched { instance: instance(pid) }),
+        (0_u64..200_000).prop_map(|until| Input::Refused { until: at(until) }),
+        prop::sample::select(vec![
+            Input::Missing,
+            Input::Unclear { reason: reason() },
+            Input::Permitted,
+            Input::TrialDue,
+            Input::Proved,
+            Input::Prepared,
+            Input::Go,
+            Input::LaunchFailed { reason: reason() },
+            Input::NodeFault,
+            Input::NoSuccessor,
+            Input::Tick,
+        ]),
+    ]
+}
+
+proptest! {
+    /// However wrong what it is told, it neither panics nor spins: a tick at its deadline moves
+    /// that into the future, and no deadline is further away than the longest delay.
+    #[test]
+    fn any_order_of_inputs_leaves_it_with_a_deadline_that_makes_sense(
+        restart in prop::sample::select(vec![Restart::Always, Restart::OnFailure, Restart::Never]),
+        autostart in any::<bool>(),
+        inputs in prop::collection::vec((any_input(), 0_u64..40_000), 1..80),
+    ) {
+        let mut process = Process { autostart, ..fixture::process("web") };
+        process.recovery.restart = restart;
+        process.recovery.backoff.jitter = 1.0;
+        let (mut life, _) = Lifecycle::new(at(0));
+        let mut now = at(0);
+        for (input, elapsed) in inputs {
+            now = now.after(Duration::from_millis(elapsed));
+            let _ = life.on(&process, input, now);
+            // A deadline that has passed leads to another that has too, but not for ever.
+            for _ in 0..3 {
+                if life.next_deadline(&process).is_some_and(|deadline| deadline <= now) {
+                    let _ = life.on(&process, Input::Tick, now);
+                }
+            }
+            if let Some(deadline) = life.next_deadline(&process) {
+                prop_assert!(deadline > now, "spins in {:?}", life.state());
+                prop_assert!(deadline.since(now) <= Duration::from_secs(30), "{:?}", life.state());
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::Config;
 use crate::event::{Event, Instance, ProcessName};
@@ -72,7 +72,8 @@ impl Orders {
 #[derive(Debug)]
 pub struct Handle {
     orders: Orders,
-    task: JoinHandle<()>,
+    /// `None` once its end was told.
+    task: Option<JoinHandle<()>>,
 }
 
 impl Handle {
@@ -84,7 +85,7 @@ impl Handle {
         // Unbounded, as whoever tells must not wait; no more can queue than recovery launches and
         // adopts in one of its turns.
         let (orders, receiver) = mpsc::unbounded_channel();
-        Self { orders: Orders(orders), task: tokio::spawn(task(receiver)) }
+        Self { orders: Orders(orders), task: Some(tokio::spawn(task(receiver))) }
     }
 
     /// The means to tell it.
@@ -93,13 +94,28 @@ impl Handle {
         self.orders.clone()
     }
 
-    /// Waits for the monitor's end, which comes once all its [`Orders`] are dropped.
+    /// Waits for an end that should not come: a panic. Told once.
     ///
     /// # Errors
     ///
     /// The monitor panicked.
-    pub async fn stop(self) -> Result<(), tokio::task::JoinError> {
+    pub async fn ended(&mut self) -> Result<(), JoinError> {
+        let Some(task) = &mut self.task else { return std::future::pending().await };
+        let ended = task.await;
+        self.task = None;
+        ended
+    }
+
+    /// Waits for the monitor's end, which comes once all its [`Orders`] are dropped.
+    ///
+    /// # Errors
+    ///
+    /// The monitor panicked, and [`Handle::ended`] has not told it.
+    pub async fn stop(self) -> Result<(), JoinError> {
         drop(self.orders);
-        self.task.await
+        match self.task {
+            Some(task) => task.await,
+            None => Ok(()),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use rstest::rstest;
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
 
 use crate::harness::{Service, Site, eventually, program, throughout};
@@ -116,6 +116,38 @@ fn command_that_is_missing_is_counted_and_healed_once_it_is_there() {
     healer.until_warned_of("late");
     fs::copy(program(), &command).unwrap();
     service.running(1);
+}
+
+#[test]
+fn machine_that_lacks_descriptors_is_told_once_and_costs_no_budget() {
+    let site = Site::new();
+    // One failure, the kill, is all that it may have.
+    let service = site.service("web").set("recovery.retries", 1);
+    let healer = site.guard([&service]);
+    service.running(1);
+    let pid = Pid::from_raw(healer.pid()).unwrap();
+    let open = fs::read_dir(format!("/proc/{}/fd", healer.pid())).unwrap().count();
+    let open = u64::try_from(open).unwrap();
+    let before = getrlimit_of(pid);
+    // Enough to look around, not enough to launch.
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(open + 2), ..before }).unwrap();
+    service.kill(Signal::KILL);
+    let told = || healer.said(&[("level", "ERROR"), ("message", "cannot start processes now")]);
+    eventually("it is told", || !told().is_empty());
+    throughout(Duration::from_secs(1), "once, and nothing starts", || {
+        told().len() == 1 && service.starts().len() == 1
+    });
+    prlimit(Some(pid), Resource::Nofile, before).unwrap();
+    service.running(2);
+    assert_eq!(healer.said(&[("message", "breaker opened")]).len(), 0);
+}
+
+/// The limit of open descriptors that another process has.
+fn getrlimit_of(pid: Pid) -> Rlimit {
+    let text = fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_pid())).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().skip(3).map(|number| number.parse().ok());
+    Rlimit { current: numbers.next().unwrap(), maximum: numbers.next().unwrap() }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! healer's own life: signals, one at a time, daemonising, exit codes, the command line.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -8,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::harness::{
-    DEADLINE, Living, Site, eventually, eventually_some, is_root, kill, throughout,
+    DEADLINE, Living, Site, eventually, eventually_some, is_root, kill, throughout, wait,
 };
 
 /// Runs a command that is to end by itself.
@@ -139,6 +142,85 @@ fn daemonised_start_returns_when_ready_and_the_pid_file_names_the_daemon() {
     assert!(kill(&daemon, Signal::TERM));
     eventually("the daemon ended", || Living::read(pid).as_ref() != Some(&daemon));
     service.running(2);
+}
+
+/// Starts the daemon in the background, and returns it once it is ready. `change` adds to the
+/// command, whose output goes to a file.
+fn daemonised(site: &Site, change: impl FnOnce(&mut Command, &File)) -> Living {
+    let output = File::create(site.file("output")).unwrap();
+    let mut command = site.healer(&[]);
+    command.stdout(output.try_clone().unwrap()).stderr(Stdio::null());
+    change(&mut command, &output);
+    let status = wait(&mut command.spawn().unwrap());
+    assert!(status.success(), "{status}");
+    let pid = fs::read_to_string(site.file("run/healer.pid")).unwrap();
+    Living::read(pid.trim().parse().unwrap()).expect("healer.pid names a living process")
+}
+
+#[test]
+fn what_a_daemon_hands_on_is_the_same_before_and_after_it_is_ready() {
+    let site = Site::new();
+    let service = site.service("web").set("output", "inherit");
+    site.configure([&service]);
+    daemonised(&site, |_, _| ());
+    for count in 1..=2 {
+        let output = fs::read_link(format!("/proc/{}/fd/1", service.running(count).pid)).unwrap();
+        assert_eq!(output, Path::new("/dev/null"), "start {count}");
+        service.kill(Signal::KILL);
+    }
+}
+
+#[test]
+fn output_auto_of_a_daemon_means_the_same_after_a_reload() {
+    let site = Site::new();
+    let service = site
+        .service("web")
+        .set("output", "auto")
+        .set("recovery.backoff", json!({ "initial_secs": 0.05, "max_secs": 0.05 }));
+    site.configure([&service]);
+    // Where a journal listens, the service runs; where none does, its launches fail.
+    let daemon = daemonised(&site, |command, output| {
+        let output = output.metadata().unwrap();
+        command.env("JOURNAL_STREAM", format!("{}:{}", output.dev(), output.ino()));
+    });
+    site.configure([&service.clone().set("nice", 1)]);
+    assert!(kill(&daemon, Signal::HUP));
+    eventually("it is reloaded", || site.log_text().contains("configuration reloaded"));
+    let attempts = || site.log_text().matches("launch failed").count() + service.starts().len();
+    let before = attempts();
+    for process in service.living() {
+        kill(&process, Signal::KILL);
+    }
+    eventually("it is launched again", || attempts() > before + 1 || service.starts().len() > 1);
+    assert!(!site.file("log/processes/web.log").exists(), "auto was the journal");
+}
+
+#[test]
+fn what_a_daemon_cannot_change_by_a_reload_is_told() {
+    let site = Site::new();
+    let service = site.service("web").set("output", "file");
+    site.configure([&service]);
+    let daemon = daemonised(&site, |_, _| ());
+    service.running(1);
+    let text = fs::read_to_string(site.config()).unwrap();
+    fs::create_dir(site.file("elsewhere")).unwrap();
+    let (dir, elsewhere) = (site.path().display(), site.file("elsewhere"));
+    let elsewhere = elsewhere.display();
+    let text = text
+        .replace(&format!("\"{dir}/log\""), &format!("\"{elsewhere}\""))
+        .replace(&format!("\"{dir}\""), &format!("\"{elsewhere}\""));
+    site.write_config(&text);
+    assert!(kill(&daemon, Signal::HUP));
+    eventually("both are told", || {
+        let log = site.log_text();
+        ["log_directory", "working_directory"]
+            .iter()
+            .all(|key| log.contains(&format!("\"key\":\"{key}\"")))
+    });
+    // The service's own output goes there from its next start on.
+    service.kill(Signal::KILL);
+    service.running(2);
+    eventually("its words are there", || site.file("elsewhere/processes/web.log").exists());
 }
 
 #[test]

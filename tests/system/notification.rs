@@ -1,5 +1,6 @@
 //! What healer tells the service manager, sd_notify(3).
 
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -64,4 +65,24 @@ fn missing_service_manager_is_no_fault() {
     service.kill(Signal::KILL);
     service.running(2);
     healer.assert_running();
+}
+
+#[test]
+fn service_manager_that_does_not_read_holds_nothing_up() {
+    let site = Site::new();
+    let service = site.service("web");
+    site.configure([&service]);
+    let path = site.file("deaf");
+    let _deaf = UnixDatagram::bind(&path).unwrap();
+    let full = UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"x", &path).is_ok() {}
+    let healer = site.spawn(site.healer(&["--foreground"]).env("NOTIFY_SOCKET", &path));
+    for count in 1..=3 {
+        service.running(count);
+        service.kill(Signal::KILL);
+    }
+    service.running(4);
+    let status = healer.end_by(Signal::TERM);
+    assert_eq!(status.code(), Some(0), "{status}");
 }

@@ -183,6 +183,34 @@ fn successor_that_an_administrator_started_is_adopted_by_its_pid_file() {
     service.running(2);
 }
 
+#[test]
+fn late_pid_file_of_what_an_administrator_started_is_not_lost_to_a_bus_of_one() {
+    let site = Site::new();
+    let service = site
+        .service("byhand")
+        .with_pid_file()
+        .args(["--pid-file-after", "400"])
+        .set("autostart", false);
+    // They fill the bus meanwhile.
+    let noise: Vec<Service> = (0..10)
+        .map(|number| site.service(&format!("noise-{number}")).with_pid_file())
+        .map(|noise| noise.args(["--after", "20", "--exit", "1"]))
+        .map(|noise| noise.set("recovery.backoff", json!({ "initial_secs": 0, "max_secs": 0.01 })))
+        .collect();
+    site.configure(noise.iter().chain([&service]));
+    let mut daemon = site.healer(&["--foreground"]);
+    let healer = site.spawn(daemon.env("HEALER_BUS_CAPACITY", "1"));
+    eventually("noise is made", || noise.iter().all(|noise| noise.starts().len() > 2));
+    let first = site.start_by_hand(&service);
+    let asked = Instant::now();
+    let pid = first.pid.to_string();
+    healer.until_said(&[("process", "byhand"), ("message", "adopted"), ("pid", &pid)]);
+    // By the event, not by the safety net.
+    assert!(asked.elapsed() < Duration::from_secs(15), "took {:?}", asked.elapsed());
+    service.kill(Signal::KILL);
+    service.running(2);
+}
+
 /// The one process of a service whose launcher may still be about.
 fn the_daemon(service: &Service, count: usize) -> Living {
     let daemon = service.running(count);
