@@ -13,6 +13,9 @@ const NSSWITCH: &str = "/etc/nsswitch.conf";
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
+#[cfg(not(target_feature = "crt-static"))]
+mod nss;
+
 /// Where users are looked up, for messages.
 pub const USER_DATABASE: &str = if cfg!(target_feature = "crt-static") {
     "/etc/passwd, the only user database that a static build asks"
@@ -39,8 +42,6 @@ pub struct User {
     pub home: OsString,
     /// The login shell; may be empty.
     pub shell: OsString,
-    /// Whether `/etc/passwd` lists it, so that `/etc/group` lists its groups.
-    listed: bool,
 }
 
 /// Why nobody can tell whether there is such a user or group.
@@ -93,8 +94,12 @@ impl Databases {
     ///
     /// Nobody can tell.
     pub fn user(&self, wanted: &str) -> Result<Option<User>, Unanswered> {
-        let listed = self.other.is_none().then(|| find_user(&self.passwd, wanted)).flatten();
-        listed.map_or_else(|| elsewhere::user(wanted), |user| Ok(Some(user)))
+        let listed = self.listed(wanted);
+        #[cfg(not(target_feature = "crt-static"))]
+        if listed.is_none() {
+            return nss::user(wanted);
+        }
+        Ok(listed)
     }
 
     /// The number of the group of this name; a number stands for itself.
@@ -107,7 +112,11 @@ impl Databases {
             return Ok(Some(number));
         }
         let listed = self.other.is_none().then(|| find_group(&self.group, wanted)).flatten();
-        listed.map_or_else(|| elsewhere::group(wanted), |gid| Ok(Some(gid)))
+        #[cfg(not(target_feature = "crt-static"))]
+        if listed.is_none() {
+            return nss::group(wanted);
+        }
+        Ok(listed)
     }
 
     /// All groups of `user` where `primary` is its primary group, each once.
@@ -116,11 +125,15 @@ impl Databases {
     ///
     /// Nobody can tell.
     pub fn groups(&self, user: &User, primary: u32) -> Result<Vec<u32>, Unanswered> {
-        if user.listed {
-            Ok(groups_of(&self.group, &user.name, primary))
-        } else {
-            elsewhere::groups(user, primary)
+        #[cfg(not(target_feature = "crt-static"))]
+        if self.listed(&user.name).as_ref() != Some(user) {
+            return nss::groups(user, primary);
         }
+        Ok(groups_of(&self.group, &user.name, primary))
+    }
+
+    fn listed(&self, wanted: &str) -> Option<User> {
+        self.other.is_none().then(|| find_user(&self.passwd, wanted)).flatten()
     }
 }
 
@@ -185,7 +198,7 @@ fn find_user(passwd: &[u8], wanted: &str) -> Option<User> {
         let fits = by_number.map_or_else(|| name == wanted.as_bytes(), |number| number == uid);
         let owned = |field: &[u8]| OsString::from_vec(field.to_vec());
         let name = str::from_utf8(name).ok().filter(|_| fits)?.to_owned();
-        Some(User { name, uid, gid, home: owned(home), shell: owned(shell), listed: true })
+        Some(User { name, uid, gid, home: owned(home), shell: owned(shell) })
     })
 }
 
@@ -210,72 +223,6 @@ fn groups_of(group: &[u8], user: &str, primary: u32) -> Vec<u32> {
         }
     }
     groups
-}
-
-/// The C library's look-up, whatever it asks: this may take its time.
-#[cfg(not(target_feature = "crt-static"))]
-mod elsewhere {
-    use std::ffi::CString;
-
-    use nix::errno::Errno;
-    use nix::unistd::{Gid, Group, Uid, User as Found, getgrouplist};
-
-    use super::{Unanswered, User};
-
-    fn failed(what: String) -> impl FnOnce(Errno) -> Unanswered {
-        move |errno| Unanswered::Failed { what, error: errno.into() }
-    }
-
-    pub(super) fn user(wanted: &str) -> Result<Option<User>, Unanswered> {
-        let number = wanted.parse().ok().map(Uid::from_raw);
-        let found = number.map_or_else(|| Found::from_name(wanted), Found::from_uid);
-        let found =
-            found.map_err(failed(format!("looking up user \"{wanted}\" in the user database")))?;
-        Ok(found.map(|found| User {
-            name: found.name,
-            uid: found.uid.as_raw(),
-            gid: found.gid.as_raw(),
-            home: found.dir.into(),
-            shell: found.shell.into(),
-            listed: false,
-        }))
-    }
-
-    pub(super) fn group(wanted: &str) -> Result<Option<u32>, Unanswered> {
-        let found = Group::from_name(wanted)
-            .map_err(failed(format!("looking up group \"{wanted}\" in the group database")))?;
-        Ok(found.map(|found| found.gid.as_raw()))
-    }
-
-    pub(super) fn groups(user: &User, primary: u32) -> Result<Vec<u32>, Unanswered> {
-        let name = &user.name;
-        let found = CString::new(name.as_bytes())
-            .map_err(|_| Errno::EINVAL)
-            .and_then(|name| getgrouplist(&name, Gid::from_raw(primary)))
-            .map_err(failed(format!("looking up the groups of user \"{name}\"")))?;
-        Ok(found.into_iter().map(Gid::as_raw).collect())
-    }
-}
-
-/// Nobody else can be asked: [`Databases::read`] has made sure that nobody else decides.
-#[cfg(target_feature = "crt-static")]
-mod elsewhere {
-    use super::{Unanswered, User, groups_of};
-
-    #[expect(clippy::unnecessary_wraps, reason = "as where there is somebody to ask")]
-    pub(super) fn user(_: &str) -> Result<Option<User>, Unanswered> {
-        Ok(None)
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "as where there is somebody to ask")]
-    pub(super) fn group(_: &str) -> Result<Option<u32>, Unanswered> {
-        Ok(None)
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "as where there is somebody to ask")]
-    pub(super) fn groups(user: &User, primary: u32) -> Result<Vec<u32>, Unanswered> {
-        Ok(groups_of(b"", &user.name, primary))
-    }
 }
 
 #[cfg(test)]
