@@ -12,12 +12,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::Uid;
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::config::ownership::{Examined, examine};
 use crate::config::{Config, Process, RunAs};
 use crate::event::ProcessName;
+use crate::users::{Databases, GROUP_DATABASE, USER_DATABASE};
 
 /// One thing this machine lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,10 +176,12 @@ fn identity(run_as: &RunAs, healer: Uid) -> Result<(), Lack> {
         RunAs::Root => return may_become(Uid::from_raw(0), healer).map_err(|m| ("run_as_root", m)),
         RunAs::User { user, group } => (user, group.as_deref()),
     };
+    let databases =
+        Databases::read().map_err(|unanswered| ("run_as_user", unanswered.to_string()))?;
     if let Some(group) = group {
-        group_exists(group).map_err(|message| ("run_as_group", message))?;
+        group_exists(&databases, group).map_err(|message| ("run_as_group", message))?;
     }
-    user_id(user, group.is_some())
+    user_id(&databases, user, group.is_some())
         .and_then(|uid| may_become(uid, healer))
         .map_err(|message| ("run_as_user", message))
 }
@@ -191,29 +194,22 @@ fn may_become(uid: Uid, healer: Uid) -> Result<(), String> {
 }
 
 /// A number needs no entry in the user database if it is told the group.
-fn user_id(user: &str, has_group: bool) -> Result<Uid, String> {
-    let number = user.parse().ok().map(Uid::from_raw);
-    let entry = number
-        .map_or_else(|| User::from_name(user), User::from_uid)
-        .map_err(|errno| format!("looking up user \"{user}\" in the user database: {errno}"))?;
-    match (entry, number) {
-        (Some(entry), _) => Ok(entry.uid),
+fn user_id(databases: &Databases, user: &str, has_group: bool) -> Result<Uid, String> {
+    let entry = databases.user(user).map_err(|unanswered| unanswered.to_string())?;
+    match (entry, user.parse().ok().map(Uid::from_raw)) {
+        (Some(entry), _) => Ok(Uid::from_raw(entry.uid)),
         (None, Some(uid)) if has_group => Ok(uid),
         (None, Some(_)) => {
-            Err(format!("user {user} is not in the user database: run_as_group must say its group"))
+            Err(format!("user {user} is not in {USER_DATABASE}: run_as_group must say its group"))
         }
-        (None, None) => Err(format!("user \"{user}\" is not in the user database")),
+        (None, None) => Err(format!("user \"{user}\" is not in {USER_DATABASE}")),
     }
 }
 
-fn group_exists(group: &str) -> Result<(), String> {
-    if group.parse().map(Gid::from_raw).is_ok() {
-        return Ok(());
-    }
-    match Group::from_name(group) {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(format!("group \"{group}\" is not in the group database")),
-        Err(errno) => Err(format!("looking up group \"{group}\" in the group database: {errno}")),
+fn group_exists(databases: &Databases, group: &str) -> Result<(), String> {
+    match databases.group(group).map_err(|unanswered| unanswered.to_string())? {
+        Some(_) => Ok(()),
+        None => Err(format!("group \"{group}\" is not in {GROUP_DATABASE}")),
     }
 }
 

@@ -117,7 +117,7 @@ fn what_is_left_of_an_unheld_daemon_descends_from_an_orphan_and_no_known_child()
         (leader_is_gone && children_of(orphan.pid).len() == 1).then(|| (orphan, held.session()))
     });
     let daemon = Instance { pid: session, start_ticks: child.instance().start_ticks };
-    assert_eq!(left::left_of(daemon, None).unwrap().len(), 2);
+    assert_eq!(left::left_of(daemon, None, &|_| false).unwrap().len(), 2);
     assert!(left::is_of_orphans(daemon, &|pid| reaper.expects(pid)).unwrap());
     reaper.expect(orphan);
     assert!(!left::is_of_orphans(daemon, &|pid| reaper.expects(pid)).unwrap());

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Process, RunAs};
+use crate::users::{Databases, USER_DATABASE};
 
 use super::table::FileId;
 use super::who::{Files, Program, Wanted};
@@ -109,9 +110,9 @@ fn uid_of(user: &str) -> Result<u32, String> {
     if let Ok(uid) = user.parse() {
         return Ok(uid);
     }
-    match nix::unistd::User::from_name(user) {
-        Ok(Some(found)) => Ok(found.uid.as_raw()),
-        Ok(None) => Err(format!("unknown user {user}")),
-        Err(errno) => Err(format!("user {user}: {errno}")),
+    let found = Databases::read().and_then(|databases| databases.user(user));
+    match found.map_err(|unanswered| format!("user \"{user}\": {unanswered}"))? {
+        Some(found) => Ok(found.uid),
+        None => Err(format!("user \"{user}\" is not in {USER_DATABASE}")),
     }
 }

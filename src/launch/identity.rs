@@ -3,13 +3,14 @@
 //! Fails where the answer is not certain; never falls back to another identity. Called by `stage`,
 //! in a process of its own, so that a slow directory service holds up nobody else.
 
-use std::ffi::CString;
-use std::path::Path;
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
 
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::report::{Fault, fault, refused};
 use super::spec::As;
+use crate::users::{Databases, GROUP_DATABASE, USER_DATABASE, Unanswered};
 
 /// Who the program is to run as.
 pub(super) struct Identity {
@@ -36,40 +37,37 @@ impl Identity {
             }
             As::User { user, group } => (user, group),
         };
+        let databases = Databases::read()?;
+        let entry = databases.user(user)?;
         let number = user.parse().ok().map(Uid::from_raw);
-        let entry =
-            number.map_or_else(|| User::from_name(user), User::from_uid).map_err(|errno| {
-                refused(format!("looking up user \"{user}\" in the user database"), errno)
-            })?;
         let gid = match (group, &entry) {
-            (Some(group), _) => group_id(group)?,
+            (Some(group), _) => databases
+                .group(group)?
+                .ok_or_else(|| fault(format!("group \"{group}\" is not in {GROUP_DATABASE}")))?,
             (None, Some(entry)) => entry.gid,
             (None, None) if number.is_some() => {
-                let reason = "is not in the user database: run_as_group must say its group";
+                let reason = format!("is not in {USER_DATABASE}: run_as_group must say its group");
                 return Err(fault(format!("user {user} {reason}")));
             }
-            (None, None) => return Err(unknown("user", user)),
+            (None, None) => return Err(unknown(user)),
         };
         let Some(entry) = entry else {
-            let uid = number.ok_or_else(|| unknown("user", user))?;
+            let uid = number.ok_or_else(|| unknown(user))?;
             return Ok(Some(Self {
                 uid,
-                gid,
+                gid: Gid::from_raw(gid),
                 supplementary: Some(Vec::new()),
-                variables: variables(user.as_bytes(), b"/", b"/bin/sh"),
+                variables: variables(user.as_ref(), "/".as_ref(), "/bin/sh".as_ref()),
             }));
         };
-        let name = CString::new(entry.name.as_bytes()).map_err(|_| unknown("user", user))?;
-        let supplementary = getgrouplist(&name, gid)
-            .map_err(|errno| refused(format!("looking up the groups of user \"{user}\""), errno))?;
-        let shell =
-            if entry.shell.as_os_str().is_empty() { Path::new("/bin/sh") } else { &entry.shell };
-        let variables = variables(
-            entry.name.as_bytes(),
-            entry.dir.as_os_str().as_encoded_bytes(),
-            shell.as_os_str().as_encoded_bytes(),
-        );
-        Ok(Some(Self { uid: entry.uid, gid, supplementary: Some(supplementary), variables }))
+        let supplementary = databases.groups(&entry, gid)?.into_iter().map(Gid::from_raw);
+        let shell = if entry.shell.is_empty() { OsStr::new("/bin/sh") } else { &entry.shell };
+        Ok(Some(Self {
+            uid: Uid::from_raw(entry.uid),
+            gid: Gid::from_raw(gid),
+            supplementary: Some(supplementary.collect()),
+            variables: variables(entry.name.as_ref(), &entry.home, shell),
+        }))
     }
 
     /// Gives up healer's identity for this one, for good: real, effective and saved.
@@ -92,23 +90,22 @@ impl Identity {
     }
 }
 
-fn group_id(group: &str) -> Result<Gid, Fault> {
-    if let Ok(number) = group.parse() {
-        return Ok(Gid::from_raw(number));
+impl From<Unanswered> for Fault {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Failed { what, error } => refused(what, error),
+            Unanswered::OutOfReach(_) => fault(unanswered.to_string()),
+        }
     }
-    let entry = Group::from_name(group).map_err(|errno| {
-        refused(format!("looking up group \"{group}\" in the group database"), errno)
-    })?;
-    Ok(entry.ok_or_else(|| unknown("group", group))?.gid)
 }
 
-fn unknown(what: &str, name: &str) -> Fault {
-    fault(format!("{what} \"{name}\" is not in the {what} database"))
+fn unknown(user: &str) -> Fault {
+    fault(format!("user \"{user}\" is not in {USER_DATABASE}"))
 }
 
-fn variables(user: &[u8], home: &[u8], shell: &[u8]) -> Vec<CString> {
-    [(b"HOME=".as_slice(), home), (b"USER=", user), (b"LOGNAME=", user), (b"SHELL=", shell)]
+fn variables(user: &OsStr, home: &OsStr, shell: &OsStr) -> Vec<CString> {
+    [("HOME=", home), ("USER=", user), ("LOGNAME=", user), ("SHELL=", shell)]
         .into_iter()
-        .filter_map(|(name, value)| CString::new([name, value].concat()).ok())
+        .filter_map(|(name, value)| CString::new([name.as_bytes(), value.as_bytes()].concat()).ok())
         .collect()
 }
