@@ -94,6 +94,8 @@ pub struct Candidate<'a> {
     pub exe: &'a Exe,
     /// Its user, depth and command line.
     pub details: &'a Details,
+    /// Its session's leader is gone: a daemon that forked on, or what is left of a dead instance.
+    pub leaderless: bool,
 }
 
 /// How well one process fits an entry.
@@ -157,11 +159,13 @@ pub fn fit(wanted: &Wanted, candidate: &Candidate<'_>, depth: usize) -> Fit {
     }
 }
 
-/// Chooses among all who fit somehow. A candidate's child is its worker and drops out.
+/// Chooses among all who fit somehow. A candidate's child is its worker and drops out. One without
+/// its session's leader is never chosen, and alone it raises doubt.
 pub fn decide(fits: &[(Candidate<'_>, Fit)]) -> Verdict {
     let is_candidate = |pid: Pid| fits.iter().any(|(other, _)| other.instance.pid == pid);
     let masters: Vec<_> = fits.iter().filter(|(one, _)| !is_candidate(one.parent)).collect();
-    let full: Vec<_> = masters.iter().filter(|(_, fit)| *fit == Fit::Full).collect();
+    let full: Vec<_> =
+        masters.iter().filter(|(one, fit)| *fit == Fit::Full && !one.leaderless).collect();
     match (full.as_slice(), masters.as_slice()) {
         ([(one, _)], _) => Verdict::One(one.instance),
         ([], []) => Verdict::None,
@@ -179,6 +183,10 @@ fn unclear(masters: &[&(Candidate<'_>, Fit)]) -> Verdict {
     };
     let shown = shown(&first.details.cmdline);
     let way_out = match fit {
+        Fit::Full if first.leaderless => {
+            "its session's leader is gone: it may be a daemon or what is left of one; \
+             give it a PID file, or end it"
+        }
         Fit::Unreadable => "its program file may not be read; say match.cmdline",
         _ => "say match.cmdline",
     };

@@ -54,12 +54,24 @@ impl Recovery {
                 named.contains(&one)
                     || self.guards.owner(one).is_some()
                     || self.guards.knows_child(one.pid)
+                    || self.is_left(one)
             };
             look_by_matching(&unseen, &taken)
         }
         .into_iter();
         let or_matched = |seen: Option<_>| seen.or_else(|| matched.next());
         by_file.into_iter().filter_map(or_matched).collect()
+    }
+
+    /// Whether this is left of an instance that healer guarded until it ended.
+    fn is_left(&self, one: Instance) -> bool {
+        let Ok(Some(row)) = Row::read(one.pid) else { return false };
+        self.slots.values().filter_map(|slot| slot.last).any(|(last, _)| {
+            last.pid == row.session
+                && last != one
+                && last.start_ticks <= one.start_ticks
+                && self.guards.owner(last).is_none()
+        })
     }
 
     /// What a PID file says of a living process; no pass over `/proc`.

@@ -77,6 +77,8 @@ fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) ->
     let judge = |candidate: &Candidate<'_>, row: &Row| match fit(wanted, candidate, depth) {
         Fit::No => Fit::No,
         _ if !is_eligible(row, table) || is_claimed(row, table, claimed) => Fit::No,
+        // Only what agrees in everything raises doubt about what may well be left of the dead.
+        Fit::Rewritten | Fit::Unreadable if candidate.leaderless => Fit::No,
         // Another instance's worker shows nothing of its master's arguments.
         Fit::Rewritten if is_worker(row, table) => Fit::No,
         fit => fit,
@@ -89,7 +91,8 @@ fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) ->
     for row in rows {
         match row.details() {
             Ok(Some(details)) => {
-                let candidate = candidate(row, details);
+                let leaderless = is_leaderless(row, table);
+                let candidate = Candidate { leaderless, ..candidate(row, details) };
                 let fit = judge(&candidate, row);
                 fits.extend((fit != Fit::No).then_some((candidate, fit)));
             }
@@ -107,17 +110,19 @@ fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) ->
     }
 }
 
-/// Never meant, whatever they look like: PID 1, healer and its stages, kernel threads, and those
-/// whose session leader is gone, which are a dead instance's leftovers.
+/// Never meant, whatever they look like: PID 1, healer and its stages, and kernel threads.
 fn is_eligible(row: &Row, table: &Table) -> bool {
     let own = Pid(std::process::id().cast_signed());
     let runs_healer = || table.row(own).is_some_and(|healer| healer.exe() == row.exe());
     let stage = row.parent == own && runs_healer();
-    // A leader may have ended since the snapshot. A session of another PID namespace shows as 0: it
-    // cannot be told whether its leader lives.
+    row.instance.pid.0 > 1 && row.instance.pid != own && !row.kernel_thread && !stage
+}
+
+/// Whether its session's leader is gone. A leader may have ended since the snapshot. A session of
+/// another PID namespace shows as 0: it cannot be told whether its leader lives.
+fn is_leaderless(row: &Row, table: &Table) -> bool {
     let leader = table.row(row.session).filter(|leader| *leader.exe() != Exe::Gone);
-    let orphaned = row.session != Pid(0) && leader.is_none();
-    row.instance.pid.0 > 1 && row.instance.pid != own && !row.kernel_thread && !stage && !orphaned
+    row.session != Pid(0) && leader.is_none()
 }
 
 /// Whether it runs the same program as its parent: a worker.
@@ -138,6 +143,7 @@ fn candidate<'a>(row: &'a Row, details: &'a Details) -> Candidate<'a> {
         comm: &row.comm,
         exe: row.exe(),
         details,
+        leaderless: false,
     }
 }
 

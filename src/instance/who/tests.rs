@@ -45,7 +45,14 @@ fn instance(pid: i32) -> Instance {
 }
 
 fn one<'a>(pid: i32, parent: i32, exe: &'a Exe, details: &'a Details) -> Candidate<'a> {
-    Candidate { instance: instance(pid), parent: Pid(parent), comm: "nginx", exe, details }
+    Candidate {
+        instance: instance(pid),
+        parent: Pid(parent),
+        comm: "nginx",
+        exe,
+        details,
+        leaderless: false,
+    }
 }
 
 #[rstest]
@@ -206,6 +213,31 @@ fn doubt_names_whom_and_the_way_out(#[case] all: &[(i32, i32, Fit)], #[case] exp
     let Verdict::Unclear { reason, among } = decided(all) else { panic!("no doubt") };
     assert_eq!(reason, expected);
     assert_eq!(among.len(), all.len());
+}
+
+#[test]
+fn a_full_one_without_a_session_leader_is_in_doubt_and_the_way_out_is_told() {
+    let exe = exe(NGINX, "/usr/sbin/nginx");
+    let details = details(ROOT, "nginx\0");
+    let orphan = Candidate { leaderless: true, ..one(812, 1, &exe, &details) };
+    let Verdict::Unclear { reason, among } = decide(&[(orphan, Fit::Full)]) else {
+        panic!("no doubt")
+    };
+    assert_eq!(
+        reason,
+        "812 may be it (\"nginx\"); its session's leader is gone: it may be a daemon or what is \
+         left of one; give it a PID file, or end it"
+    );
+    assert_eq!(among, [instance(812)]);
+    let sound = one(900, 1, &exe, &details);
+    let both = [(orphan, Fit::Full), (sound, Fit::Full)];
+    assert_eq!(decide(&both), Verdict::One(instance(900)));
+    // Its workers are not meant, as those of any other.
+    let worker = one(813, 812, &exe, &details);
+    let Verdict::Unclear { among, .. } = decide(&[(orphan, Fit::Full), (worker, Fit::Full)]) else {
+        panic!("no doubt")
+    };
+    assert_eq!(among, [instance(812)]);
 }
 
 fn decided(all: &[(i32, i32, Fit)]) -> Verdict {
