@@ -188,6 +188,28 @@ pub enum Resource {
     Stack,
 }
 
+impl Resource {
+    /// All of them, each with its YAML key.
+    pub const ALL: [(Self, &str); 16] = [
+        (Self::As, "as"),
+        (Self::Core, "core"),
+        (Self::Cpu, "cpu"),
+        (Self::Data, "data"),
+        (Self::Fsize, "fsize"),
+        (Self::Locks, "locks"),
+        (Self::Memlock, "memlock"),
+        (Self::Msgqueue, "msgqueue"),
+        (Self::Nice, "nice"),
+        (Self::Nofile, "nofile"),
+        (Self::Nproc, "nproc"),
+        (Self::Rss, "rss"),
+        (Self::Rtprio, "rtprio"),
+        (Self::Rttime, "rttime"),
+        (Self::Sigpending, "sigpending"),
+        (Self::Stack, "stack"),
+    ];
+}
+
 /// A soft and a hard limit; `None` is unlimited. One number in YAML sets both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {

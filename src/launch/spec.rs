@@ -16,28 +16,30 @@ use serde::{Deserialize, Serialize};
 use crate::config::{InheritEnv, Limit, Process, Resource, RunAs};
 use crate::instance::program::search_path;
 
-/// Every resource of setrlimit(2): the configuration's name, the kernel's, and the YAML key.
-pub(super) const RESOURCES: [(Resource, Kernel, &str); 16] = [
-    (Resource::As, Kernel::As, "as"),
-    (Resource::Core, Kernel::Core, "core"),
-    (Resource::Cpu, Kernel::Cpu, "cpu"),
-    (Resource::Data, Kernel::Data, "data"),
-    (Resource::Fsize, Kernel::Fsize, "fsize"),
-    (Resource::Locks, Kernel::Locks, "locks"),
-    (Resource::Memlock, Kernel::Memlock, "memlock"),
-    (Resource::Msgqueue, Kernel::Msgqueue, "msgqueue"),
-    (Resource::Nice, Kernel::Nice, "nice"),
-    (Resource::Nofile, Kernel::Nofile, "nofile"),
-    (Resource::Nproc, Kernel::Nproc, "nproc"),
-    (Resource::Rss, Kernel::Rss, "rss"),
-    (Resource::Rtprio, Kernel::Rtprio, "rtprio"),
-    (Resource::Rttime, Kernel::Rttime, "rttime"),
-    (Resource::Sigpending, Kernel::Sigpending, "sigpending"),
-    (Resource::Stack, Kernel::Stack, "stack"),
-];
+/// Soft and hard limit of each resource, in the order of [`Resource::ALL`]; `None` is unlimited.
+pub(super) type Limits = [(Option<u64>, Option<u64>); Resource::ALL.len()];
 
-/// Soft and hard limit of each resource, in the order of [`RESOURCES`]; `None` is unlimited.
-pub(super) type Limits = [(Option<u64>, Option<u64>); RESOURCES.len()];
+/// The kernel's number of a resource.
+pub(super) fn kernel(resource: Resource) -> Kernel {
+    match resource {
+        Resource::As => Kernel::As,
+        Resource::Core => Kernel::Core,
+        Resource::Cpu => Kernel::Cpu,
+        Resource::Data => Kernel::Data,
+        Resource::Fsize => Kernel::Fsize,
+        Resource::Locks => Kernel::Locks,
+        Resource::Memlock => Kernel::Memlock,
+        Resource::Msgqueue => Kernel::Msgqueue,
+        Resource::Nice => Kernel::Nice,
+        Resource::Nofile => Kernel::Nofile,
+        Resource::Nproc => Kernel::Nproc,
+        Resource::Rss => Kernel::Rss,
+        Resource::Rtprio => Kernel::Rtprio,
+        Resource::Rttime => Kernel::Rttime,
+        Resource::Sigpending => Kernel::Sigpending,
+        Resource::Stack => Kernel::Stack,
+    }
+}
 
 /// Variables that speak to healer alone; no instance inherits them, whatever `inherit_env` says.
 const OWN_VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM"];
@@ -85,8 +87,8 @@ impl Baseline {
             number.and_then(|number| i32::try_from(number).ok()).ok_or_else(unknown(what))
         };
         Ok(Self {
-            limits: RESOURCES.map(|(_, resource, _)| {
-                let limit = getrlimit(resource);
+            limits: Resource::ALL.map(|(resource, _)| {
+                let limit = getrlimit(kernel(resource));
                 (limit.current, limit.maximum)
             }),
             scheduling: Scheduling {
@@ -204,7 +206,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Spec<'_>> {
 
 fn limits(process: &Process, baseline: &Baseline) -> Limits {
     let mut limits = baseline.limits;
-    for ((resource, _, _), limit) in RESOURCES.iter().zip(&mut limits) {
+    for ((resource, _), limit) in Resource::ALL.iter().zip(&mut limits) {
         if let Some(Limit { soft, hard }) = process.limits.get(resource) {
             *limit = (*soft, *hard);
         }

@@ -126,7 +126,7 @@ fn entry_overrides_what_healer_was_given() {
     let bytes = encode(&asked, &baseline()).unwrap();
     let head = decode(&bytes).unwrap().head;
     assert_eq!((head.scheduling.nice, head.oom_score_adj, head.umask), (-5, 300, 0o77));
-    for ((resource, ..), limit) in RESOURCES.iter().zip(head.limits) {
+    for ((resource, _), limit) in Resource::ALL.iter().zip(head.limits) {
         let own = *resource == Resource::Nofile;
         assert_eq!(limit, if own { (Some(1), None) } else { (Some(10), Some(20)) });
     }

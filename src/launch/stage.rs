@@ -19,7 +19,8 @@ use rustix::process::{Rlimit, getpriority_process, getrlimit, setpriority_proces
 
 use super::identity::Identity;
 use super::report::{Fault, Report, fault, refused};
-use super::spec::{RESOURCES, Scheduling, Spec, decode};
+use super::spec::{Scheduling, Spec, decode, kernel};
+use crate::config::Resource;
 
 /// The first word of the stage's command line, which says that it is one.
 pub(super) const NAME: &CStr = c"healer-stage";
@@ -264,7 +265,8 @@ fn set_oom_score_adj(asked: i32) -> Result<(), Fault> {
 }
 
 fn set_limits(spec: &Spec<'_>) -> Result<(), Fault> {
-    for ((_, resource, name), (soft, hard)) in RESOURCES.into_iter().zip(spec.head.limits) {
+    for ((resource, name), (soft, hard)) in Resource::ALL.into_iter().zip(spec.head.limits) {
+        let resource = kernel(resource);
         let asked = Rlimit { current: soft, maximum: hard };
         if getrlimit(resource) != asked {
             setrlimit(resource, asked)

@@ -226,27 +226,9 @@ fn umask(item: &Item<'_>) -> Option<u32> {
 }
 
 fn limits(mut limits: Section<'_>) -> Option<BTreeMap<Resource, Limit>> {
-    const RESOURCES: [(&str, Resource); 16] = [
-        ("as", Resource::As),
-        ("core", Resource::Core),
-        ("cpu", Resource::Cpu),
-        ("data", Resource::Data),
-        ("fsize", Resource::Fsize),
-        ("locks", Resource::Locks),
-        ("memlock", Resource::Memlock),
-        ("msgqueue", Resource::Msgqueue),
-        ("nice", Resource::Nice),
-        ("nofile", Resource::Nofile),
-        ("nproc", Resource::Nproc),
-        ("rss", Resource::Rss),
-        ("rtprio", Resource::Rtprio),
-        ("rttime", Resource::Rttime),
-        ("sigpending", Resource::Sigpending),
-        ("stack", Resource::Stack),
-    ];
     let mut read = BTreeMap::new();
     let mut whole = true;
-    for (key, resource) in RESOURCES {
+    for (resource, key) in Resource::ALL {
         let Some(item) = limits.item(key) else { continue };
         match limit(&item) {
             Some(limit) => {
