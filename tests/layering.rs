@@ -49,14 +49,10 @@ const ROOMS: &[Room] = &[
     shell("wake", &["event", "instance"]),
     shell("monitor", FOR_MONITORS),
     shell("monitor::pid", FOR_MONITORS),
-    shell("monitor::network", FOR_MONITORS),
     shell("monitor::ebpf", FOR_MONITORS),
-    pure("coordinator", &["config", "event"]),
     pure("breaker", &["config", "event"]),
     pure("lifecycle", &["config", "event"]),
     shell("launch", &["clock", "config", "event", "instance"]),
-    shell("state", &["config", "event", "instance"]),
-    shell("privilege", &["config", "event", "instance"]),
     shell(
         "recovery",
         &[
@@ -64,7 +60,6 @@ const ROOMS: &[Room] = &[
             "bus",
             "clock",
             "config",
-            "coordinator",
             "event",
             "graph",
             "instance",
@@ -72,16 +67,10 @@ const ROOMS: &[Room] = &[
             "lifecycle",
             "monitor",
             "preflight",
-            "state",
             "wake",
         ],
     ),
-    pure("recovery::plan", &["breaker", "config", "coordinator", "event", "lifecycle"]),
-    shell("control", &[]),
-    pure("control::protocol", &["event"]),
-    shell("control::server", &["control::protocol", "recovery"]),
-    shell("control::client", &["control::protocol"]),
-    shell("control::metrics", &["control::protocol", "event"]),
+    pure("recovery::plan", &["breaker", "config", "event", "lifecycle"]),
     shell("signals", &[]),
     shell("logging", &["config", "event"]),
     shell("demo", ANYTHING),
@@ -89,7 +78,7 @@ const ROOMS: &[Room] = &[
 ];
 
 /// Modules whose every file needs a room of its own.
-const SPLIT: &[&str] = &["monitor", "control"];
+const SPLIT: &[&str] = &["monitor"];
 
 /// What pure modules may not name: the runtime, files, processes, networks, logs and clocks.
 const IMPURE: &[&str] = &[
@@ -138,7 +127,7 @@ fn imports_run_one_way() {
 #[case::nested_group("breaker", "use crate::{config::{self}, lifecycle};", "import lifecycle")]
 #[case::glob("bus", "use crate::recovery::*;", "bus may not import recovery")]
 #[case::full_path("breaker", "fn f() -> crate::lifecycle::Input { }", "import lifecycle")]
-#[case::sibling("monitor::pid", "use super::network::Probe;", "may not import monitor::network")]
+#[case::sibling("monitor::pid", "use super::ebpf::Ring;", "may not import monitor::ebpf")]
 #[case::upwards_by_super("breaker", "use super::lifecycle::Input;", "may not import lifecycle")]
 #[case::below_a_pure_plan("recovery::plan", "use crate::launch::Launcher;", "import launch")]
 #[case::runtime("breaker", "use tokio::sync::mpsc;", "breaker is pure, but names tokio")]
