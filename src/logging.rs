@@ -1,7 +1,7 @@
 //! Where healer's own log goes: the journal under systemd, a file as a daemon, else stderr.
 //!
-//! Lines are written by a thread of their own, so that a blocked pipe or a slow disk never holds
-//! recovery up; what it cannot take is dropped. Called by `daemon`; the macros of `tracing` do the
+//! Lines are written by a thread of their own, so that a blocked pipe, a slow disk or a journal that
+//! does not read never holds recovery up; what it cannot take is dropped. Called by `daemon`; the macros of `tracing` do the
 //! rest.
 
 use std::io;
@@ -14,6 +14,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::{Log, LogFormat, LogLevel};
+
+use self::journal::Journal;
+
+mod journal;
 
 /// How many daily files of the daemon's log are kept.
 const DAYS_KEPT: usize = 14;
@@ -63,7 +67,7 @@ pub enum LoggingError {
 /// Lines still on their way are written when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Flush(#[expect(dead_code, reason = "kept to be dropped")] Option<WorkerGuard>);
+pub struct Flush(#[expect(dead_code, reason = "kept to be dropped")] WorkerGuard);
 
 /// Starts logging. `$RUST_LOG` overrides the level.
 ///
@@ -73,17 +77,18 @@ pub struct Flush(#[expect(dead_code, reason = "kept to be dropped")] Option<Work
 pub fn start(log: &Log, target: Target) -> Result<Flush, LoggingError> {
     let (layer, flush) = match target {
         Target::Journal => {
-            let journal = tracing_journald::layer().map_err(LoggingError::Journal)?;
-            (journal.with_syslog_identifier("healer".to_owned()).boxed(), Flush(None))
+            let (journal, guard) =
+                Journal::at(Path::new(journal::SOCKET)).map_err(LoggingError::Journal)?;
+            (journal.boxed(), Flush(guard))
         }
         Target::File => {
             let (writer, guard) = tracing_appender::non_blocking(open(&log.directory)?);
-            (written(log.format, writer, false), Flush(Some(guard)))
+            (written(log.format, writer, false), Flush(guard))
         }
         Target::Stderr => {
             let (writer, guard) = tracing_appender::non_blocking(io::stderr());
             let colours = io::IsTerminal::is_terminal(&io::stderr());
-            (written(log.format, writer, colours), Flush(Some(guard)))
+            (written(log.format, writer, colours), Flush(guard))
         }
     };
     tracing_subscriber::registry()
