@@ -8,6 +8,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::event::{Instance, Time};
 
+/// How long a clock tick of `/proc/PID/stat` is: a hundredth of a second on every architecture that
+/// healer runs on (`USER_HZ`), whatever the kernel's own rate.
+pub const TICK: Duration = Duration::from_nanos(TICK_NANOS);
+const TICK_NANOS: u64 = 10_000_000;
+
 /// A wall clock that moved against boot time by more than this was set, not slewed.
 const STEP: i128 = 1_000_000_000;
 
@@ -17,11 +22,16 @@ pub fn now() -> Time {
     Time(u64::try_from(nanos(ClockId::Boottime)).unwrap_or(0))
 }
 
-/// When an instance started, to the clock tick (10 ms).
+/// When an instance started, to the clock tick.
 #[must_use]
 pub fn started(instance: Instance) -> Time {
-    let tick = Duration::from_secs(1).as_nanos() / u128::from(procfs::ticks_per_second());
-    Time(u64::try_from(u128::from(instance.start_ticks) * tick).unwrap_or(u64::MAX))
+    Time(instance.start_ticks.saturating_mul(TICK_NANOS))
+}
+
+/// The clock tick of `/proc/PID/stat` in which a moment lies.
+#[must_use]
+pub fn tick_of(moment: Time) -> u64 {
+    moment.0 / TICK_NANOS
 }
 
 /// How the wall clock stood to boot time when healer started. File times are wall-clock times: they
@@ -68,11 +78,18 @@ mod tests {
     use crate::event::Pid;
 
     #[test]
+    fn the_tick_is_the_kernels() {
+        let a_second = u32::try_from(procfs::ticks_per_second()).unwrap();
+        assert_eq!(Duration::from_secs(1) / a_second, TICK);
+    }
+
+    #[test]
     fn own_start_lies_between_boot_and_now() {
         let stat = procfs::process::Process::myself().unwrap().stat().unwrap();
         let own = Instance { pid: Pid(stat.pid), start_ticks: stat.starttime };
         assert!(started(own) > Time(0));
         assert!(started(own) <= now());
+        assert_eq!(tick_of(started(own)), own.start_ticks);
         assert!(now().since(started(own)) < Duration::from_secs(600));
     }
 

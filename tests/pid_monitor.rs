@@ -13,6 +13,7 @@ use healer::bus::{Bus, Received, Receiver};
 use healer::clock::WallClock;
 use healer::config::{Config, Log, LogFormat, LogLevel, Monitor, Process, RunAs};
 use healer::event::{Event, Instance, Observation, ProcessName, What};
+use healer::instance::own_pid;
 use healer::instance::reaper::become_subreaper;
 use healer::instance::table::Row;
 use healer::monitor::pid::look::{Known, look};
@@ -217,8 +218,7 @@ fn a_file_older_than_the_launch_cannot_name_what_came_out_of_it() {
     let orphan = until_some("the orphan came to us", || {
         let pid = std::fs::read_to_string(&file).ok()?.trim().parse().ok()?;
         let row = Row::read(healer::event::Pid(pid)).unwrap()?;
-        (row.parent.0 == std::process::id().cast_signed() && row.session == row.instance.pid)
-            .then_some(row.instance)
+        (row.parent == own_pid() && row.session == row.instance.pid).then_some(row.instance)
     });
     let mut process = sleeper("it", "another argument", &file);
     process.args = vec!["another".into()];

@@ -7,7 +7,7 @@ mod stand_in;
 use healer::event::{End, Exit, Instance, Pid, Signal};
 use healer::instance::reaper::{self, Reaper};
 use healer::instance::table::Table;
-use healer::instance::{Held, left};
+use healer::instance::{Held, left, own_pid};
 use rstest::rstest;
 use stand_in::*;
 use std::sync::{Mutex, MutexGuard};
@@ -24,10 +24,6 @@ fn alone() -> MutexGuard<'static, ()> {
         children_of(own_pid()).is_empty()
     });
     guard
-}
-
-fn own_pid() -> Pid {
-    Pid(std::process::id().cast_signed())
 }
 
 fn exit_of(reaper: &mut Reaper, instance: Instance) -> Exit {

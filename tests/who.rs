@@ -11,7 +11,7 @@ use healer::config::{Pattern, Process, RunAs};
 use healer::event::{Instance, Pid};
 use healer::instance::table::{Row, Table};
 use healer::instance::who::{self, Verdict};
-use healer::instance::{Held, program};
+use healer::instance::{Held, own_pid, program};
 use stand_in::*;
 
 fn resolve(process: &Process) -> Verdict {
@@ -291,7 +291,7 @@ fn healer_itself_and_pid_1_are_never_meant() {
     let own = std::env::current_exe().unwrap();
     let process = entry("self", own.to_str().unwrap(), &[]);
     let Verdict::One(other) = resolve(&process) else { return };
-    assert_ne!(other.pid, Pid(std::process::id().cast_signed()));
+    assert_ne!(other.pid, own_pid());
     let init = std::fs::read_link("/proc/1/exe").unwrap_or_default();
     if Path::new(&init).is_absolute() {
         let process = entry("init", init.to_str().unwrap(), &[]);

@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::clock;
 use crate::event::{Pid, Signal, Time};
+use crate::instance::own_pid;
 
 /// Makes it exit by itself, with the code 3.
 pub const EXIT_BY_ITSELF: Signal = Signal(libc::SIGUSR1);
@@ -73,11 +74,8 @@ pub fn serve(home: &Path) -> io::Result<ExitCode> {
     }
     let no_demo = || io::Error::new(io::ErrorKind::NotFound, "this is no part of a demo");
     let (directory, name) = home.parent().zip(home.file_name()).ok_or_else(no_demo)?;
-    let hello = Hello {
-        name: name.to_string_lossy().into_owned(),
-        pid: Pid(std::process::id().cast_signed()),
-        at: clock::now(),
-    };
+    let hello =
+        Hello { name: name.to_string_lossy().into_owned(), pid: own_pid(), at: clock::now() };
     UnixDatagram::unbound()?.send_to(hello.encode().as_bytes(), hello_socket(directory))?;
     asked.wait()?;
     Ok(ExitCode::from(3))

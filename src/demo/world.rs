@@ -21,7 +21,7 @@ use crate::config::check::{Environment, check};
 use crate::config::{Config, Reader, Stop};
 use crate::event::{Change, Event, Instance, Pid, ProcessName, Signal, Time, What};
 use crate::instance::table::{Row, Table};
-use crate::instance::{Held, left};
+use crate::instance::{Held, left, own_pid};
 use crate::launch::{Baseline, Launcher};
 use crate::monitor::pid;
 use crate::recovery::{Handle, Recovery};
@@ -242,7 +242,7 @@ impl World {
 
 /// This process's children that lead a session, as all that recovery starts do.
 fn leading_children() -> Result<HashSet<Instance>, DemoError> {
-    let own = Pid(std::process::id().cast_signed());
+    let own = own_pid();
     let table = Table::snapshot().map_err(DemoError::system("read /proc"))?;
     let leads = |row: &&Row| row.parent == own && row.session == row.instance.pid;
     Ok(table.rows().iter().filter(leads).map(|row| row.instance).collect())

@@ -2,7 +2,7 @@
 //!
 //! `who` decides which living process is meant, `program` what an entry's command resolves to,
 //! `left` what remains of a dead instance, `reaper` how a child ended, `table` what `/proc` shows,
-//! `clock` and `readable` when. Called by monitors, `launch` and `recovery`.
+//! `readable` when. Called by monitors, `launch`, `recovery` and `demo`.
 
 pub mod left;
 pub mod program;
@@ -16,6 +16,7 @@ use std::{io, ptr};
 
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::clock::tick_of;
 use crate::event::{Instance, Pid, Signal, Time};
 
 /// healer's own PID.
@@ -87,11 +88,11 @@ impl Held {
     /// As [`Held::open`].
     pub fn open_spawned(pid: Pid, before: Time, after: Time) -> io::Result<Option<Self>> {
         let Some(raw) = rustix::process::Pid::from_raw(pid.0) else { return Ok(None) };
-        if ticks(before) != ticks(after) {
+        if tick_of(before) != tick_of(after) {
             return Self::open(pid);
         }
         let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
-        let instance = Instance { pid, start_ticks: ticks(before) };
+        let instance = Instance { pid, start_ticks: tick_of(before) };
         let held = Self { instance, session: pid, pidfd };
         Ok(held.is_running()?.then_some(held))
     }
@@ -142,11 +143,6 @@ impl Held {
             error => Err(error),
         }
     }
-}
-
-/// The clock ticks of `/proc/PID/stat`: a hundred a second, whatever the kernel's own rate.
-fn ticks(moment: Time) -> u64 {
-    moment.0 / 10_000_000
 }
 
 impl AsFd for Held {

@@ -1,6 +1,7 @@
 //! Waiting for a descriptor to become readable: a pidfd at its process's end, an inotify queue.
 //!
-//! The one place where a descriptor meets tokio's reactor. Called by `left`, monitors, `recovery`.
+//! For one descriptor and one task; recovery's many pidfds are in `wake`'s one set. Called by `left`
+//! and `monitor/pid`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

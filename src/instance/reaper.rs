@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::Process;
 use crate::event::{End, Exit, Instance, Pid, Signal};
 
+use super::own_pid;
 use super::program;
 use super::table::{Row, Table};
 use super::who::{self, Fit};
@@ -180,7 +181,7 @@ pub(super) fn own_children() -> Option<Vec<Pid>> {
 
 /// A child of healer that is nobody's instance and started no earlier than the launched one.
 fn is_orphan(row: &Row, launched: Instance, known: &dyn Fn(Instance) -> bool) -> bool {
-    row.parent == Pid(std::process::id().cast_signed())
+    row.parent == own_pid()
         && row.instance != launched
         && row.instance.start_ticks >= launched.start_ticks
         && !known(row.instance)

@@ -292,10 +292,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn own_pid() -> Pid {
-        Pid(std::process::id().cast_signed())
-    }
+    use crate::instance::own_pid;
 
     #[test]
     fn healer_finds_itself_with_its_program_and_user() {

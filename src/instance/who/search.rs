@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::config::Process;
 use crate::event::{Instance, Pid};
+use crate::instance::own_pid;
 use crate::instance::program;
 use crate::instance::table::{Details, Exe, Row, Table};
 
@@ -112,7 +113,7 @@ fn search(wanted: &Wanted, table: &Table, claimed: &dyn Fn(Instance) -> bool) ->
 
 /// Never meant, whatever they look like: PID 1, healer and its stages, and kernel threads.
 fn is_eligible(row: &Row, table: &Table) -> bool {
-    let own = Pid(std::process::id().cast_signed());
+    let own = own_pid();
     let runs_healer = || table.row(own).is_some_and(|healer| healer.exe() == row.exe());
     let stage = row.parent == own && runs_healer();
     row.instance.pid.0 > 1 && row.instance.pid != own && !row.kernel_thread && !stage
@@ -151,7 +152,7 @@ fn candidate<'a>(row: &'a Row, details: &'a Details) -> Candidate<'a> {
 pub(crate) fn own_depth() -> usize {
     static DEPTH: OnceLock<usize> = OnceLock::new();
     *DEPTH.get_or_init(|| {
-        let own = Row::read(Pid(std::process::id().cast_signed())).ok().flatten();
+        let own = Row::read(own_pid()).ok().flatten();
         own.and_then(|row| Some(row.details().ok()??.depth)).unwrap_or(1)
     })
 }

@@ -4,11 +4,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::{self, WallClock};
 use crate::config::Process;
 use crate::event::{Instance, Observation, Pid};
+use crate::instance::own_pid;
 use crate::instance::program;
 use crate::instance::table::{Exe, Row, Table};
 use crate::instance::who::{self, Fit};
@@ -109,7 +109,7 @@ fn judged(
         let reason = format!("its PID file names {}, which is just ending", row.instance);
         return Ok(Some(Observation::Unclear { reason }));
     }
-    let own = Pid(std::process::id().cast_signed());
+    let own = own_pid();
     let launched = match known.launched {
         Some(launched) => came_out_of(launched, &row, file, own)?,
         None => false,
@@ -150,14 +150,12 @@ fn came_out_of(launched: Instance, row: &Row, file: &PidFile, own: Pid) -> io::R
     Ok(of_session || (row.parent == own && is_written_since(launched, file)))
 }
 
-/// File times, like start times, are as coarse as the kernel's tick.
-const TICK: Duration = Duration::from_millis(10);
-
 /// Whether a file was written since the launch. Both are compared by their age now: a wall clock
 /// that was set before the launch, as at many a boot, is no matter.
 fn is_written_since(launched: Instance, file: &PidFile) -> bool {
     let since = clock::now().since(clock::started(launched));
-    clock::age(file.modified).is_none_or(|age| age <= since + TICK)
+    // File times, too, are as coarse as a tick.
+    clock::age(file.modified).is_none_or(|age| age <= since + clock::TICK)
 }
 
 fn observation(verdict: who::Verdict) -> Observation {
