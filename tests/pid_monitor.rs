@@ -16,7 +16,7 @@ use healer::event::{Event, Instance, Observation, ProcessName, What};
 use healer::instance::own_pid;
 use healer::instance::reaper::become_subreaper;
 use healer::instance::table::Row;
-use healer::monitor::pid::look::{Known, look};
+use healer::monitor::pid::look::{Known, look_by_matching, without_matching};
 use healer::monitor::{Command, Handle, pid};
 use nix::sys::stat::Mode;
 use rstest::rstest;
@@ -66,6 +66,12 @@ fn age(path: &Path, seconds: u64) {
 
 fn known(held: Option<Instance>, launched: Option<Instance>) -> Known<impl Fn(Instance) -> bool> {
     Known { held, launched, taken: |_| false, wall: WallClock::now() }
+}
+
+/// Looks at one process as the monitor does.
+fn look(process: &Process, known: &Known<impl Fn(Instance) -> bool>) -> Observation {
+    let matched = || look_by_matching(&[Arc::new(process.clone())], &known.taken).remove(0);
+    without_matching(process, known).unwrap_or_else(matched)
 }
 
 fn first_look(process: &Process) -> Observation {

@@ -15,7 +15,12 @@ use healer::instance::{Held, own_pid, program};
 use stand_in::*;
 
 fn resolve(process: &Process) -> Verdict {
-    who::resolve(process, &Table::snapshot().unwrap(), &|_| false)
+    resolve_unclaimed(process, &|_| false)
+}
+
+fn resolve_unclaimed(process: &Process, claimed: &dyn Fn(Instance) -> bool) -> Verdict {
+    let table = Table::snapshot().unwrap();
+    who::resolve_all(&[Arc::new(process.clone())], &table, claimed).remove(0)
 }
 
 fn until_found(process: &Process, expected: Instance) {
@@ -45,8 +50,7 @@ fn nginx_master_is_found_by_its_title_and_its_workers_are_not_it() {
     }
     // Claimed by another entry, neither it nor its workers are this one's.
     let claimed = nginx.instance();
-    let table = Table::snapshot().unwrap();
-    assert_eq!(who::resolve(&web, &table, &|one| one == claimed), Verdict::None);
+    assert_eq!(resolve_unclaimed(&web, &|one| one == claimed), Verdict::None);
 }
 
 #[test]

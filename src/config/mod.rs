@@ -132,8 +132,14 @@ impl Process {
     /// The PID file, where one of the monitors is `type: pid`.
     #[must_use]
     pub fn pid_file(&self) -> Option<&Path> {
+        self.pid_monitor().map(|(path, _)| path)
+    }
+
+    /// The PID file and `interval_secs`, where one of the monitors is `type: pid`.
+    #[must_use]
+    pub fn pid_monitor(&self) -> Option<(&Path, Duration)> {
         self.monitors.iter().find_map(|monitor| match monitor {
-            Monitor::Pid { path, .. } => Some(path.as_path()),
+            Monitor::Pid { path, interval } => Some((path.as_path(), *interval)),
             Monitor::Ebpf => None,
         })
     }

@@ -2,7 +2,7 @@
 //! as sub-reaper, and keeps how a known child ended until that is asked for.
 //!
 //! Pidfds tell when an instance ended, the reaper how. Also here: which orphan is the daemon that a
-//! daemonising command left behind. Called by `recovery`, `launch` and `daemon`.
+//! daemonising command left behind. Called by `recovery`.
 
 use std::collections::HashMap;
 use std::io;

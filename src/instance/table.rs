@@ -1,7 +1,7 @@
 //! What `/proc` shows of the living: one pass over `stat`, the rest read only of those who matter.
 //!
 //! Answers no question about who is who; that is `who`'s. Called by `who`, `program`, `left`,
-//! `reaper` and `monitor/pid`.
+//! `reaper`, `monitor/pid`, `recovery` and `demo`.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;

@@ -1,9 +1,9 @@
 //! Who is the process: which of the living is meant by an entry that healer holds no instance of.
 //!
 //! [`fit`] and [`decide`] are the rules, pure: same user, same depth of PID namespaces, same program
-//! file, and the arguments in the command line. `search` feeds them from a `Table`: [`resolve`] and
-//! [`resolve_all`]. What an entry's command resolves to is `program`'s; what a PID file says is
-//! `monitor/pid`'s. Called by `recovery`, monitors and `reaper`.
+//! file, and the arguments in the command line. `search` feeds them from a `Table`: [`resolve_all`].
+//! What an entry's command resolves to is `program`'s; what a PID file says is `monitor/pid`'s.
+//! Called by `monitor/pid` and `reaper`.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::event::{Instance, Pid};
 use super::table::{Details, Exe, FileId};
 
 pub(crate) use search::own_depth;
-pub use search::{fits, resolve, resolve_all};
+pub use search::{fits, resolve_all};
 
 mod search;
 

@@ -25,8 +25,6 @@ pub enum Command {
     /// Look at every entry anew. One whose file is being written is missing in the answer; it
     /// follows on the bus.
     Republish,
-    /// Look at this entry anew.
-    Look(ProcessName),
     /// healer launched this instance: what comes out of it is this process too.
     Launched(ProcessName, Instance),
     /// Recovery holds this instance, launched or adopted: it is this process, no other test.

@@ -16,7 +16,7 @@ use tokio::time::{Instant as Clock, sleep_until};
 
 use crate::bus::Bus;
 use crate::clock::{self, WallClock};
-use crate::config::{Config, Monitor, Process};
+use crate::config::{Config, Process};
 use crate::event::{Event, Instance, Observation, ProcessName, What};
 
 use super::{Command, Handle, Order};
@@ -127,7 +127,6 @@ impl PidFiles {
                 }
                 seen
             }
-            Command::Look(process) => self.look_at(BTreeSet::from([process])),
             Command::Launched(process, instance) => {
                 self.launched.insert(process.clone(), instance);
                 self.look_at(BTreeSet::from([process]))
@@ -146,7 +145,7 @@ impl PidFiles {
         let mut before = std::mem::take(&mut self.entries);
         let mut changed = BTreeSet::new();
         for process in config.processes.iter().filter(|process| process.enabled) {
-            let Some((path, interval)) = pid_file(process) else { continue };
+            let Some((path, interval)) = process.pid_monitor() else { continue };
             let entry = match before.remove(&process.name) {
                 Some(entry) if entry.process == *process => entry,
                 replaced => {
@@ -154,7 +153,7 @@ impl PidFiles {
                     let last = replaced.and_then(|entry| entry.last);
                     Entry {
                         process: Arc::clone(process),
-                        path,
+                        path: path.to_owned(),
                         interval,
                         last,
                         stamp: None,
@@ -304,13 +303,6 @@ impl PidFiles {
         }
         event
     }
-}
-
-fn pid_file(process: &Process) -> Option<(PathBuf, Duration)> {
-    process.monitors.iter().find_map(|monitor| match monitor {
-        Monitor::Pid { path, interval } => Some((path.clone(), *interval)),
-        Monitor::Ebpf => None,
-    })
 }
 
 fn stamp(path: &std::path::Path) -> Option<Stamp> {

@@ -12,14 +12,6 @@ use crate::instance::table::{Details, Exe, Row, Table};
 
 use super::{Candidate, Fit, Verdict, Wanted, decide, fit};
 
-/// Looks for one entry's process among the living. `claimed` tells the instances of other entries.
-pub fn resolve(process: &Process, table: &Table, claimed: &dyn Fn(Instance) -> bool) -> Verdict {
-    match program::wanted(process) {
-        Ok(wanted) => search(&wanted, table, claimed),
-        Err(reason) => Verdict::Unclear { reason, among: Vec::new() },
-    }
-}
-
 /// Looks for the processes of many entries over one snapshot, the most specific entry first, so
 /// that each instance belongs to one of them. Verdicts come in the order of `processes`.
 #[must_use]

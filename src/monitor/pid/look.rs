@@ -29,18 +29,6 @@ pub struct Known<F: Fn(Instance) -> bool> {
     pub wall: WallClock,
 }
 
-/// Looks at one process: held, named by its PID file, or matched where none was ever held.
-#[must_use]
-pub fn look(process: &Process, known: &Known<impl Fn(Instance) -> bool>) -> Observation {
-    if let Some(seen) = without_matching(process, known) {
-        return seen;
-    }
-    match Table::snapshot() {
-        Ok(table) => observation(who::resolve(process, &table, &known.taken)),
-        Err(error) => blind(&error),
-    }
-}
-
 /// Looks at many processes that only matching can tell, over one snapshot. `taken` tells the
 /// instances that are held.
 #[must_use]
@@ -56,8 +44,10 @@ pub fn look_by_matching(
     }
 }
 
-/// What needs no pass over `/proc`; `None` where matching has to tell.
-pub(super) fn without_matching(
+/// What needs no pass over `/proc`: held, named by its PID file, or known before and now gone;
+/// `None` where matching has to tell.
+#[must_use]
+pub fn without_matching(
     process: &Process,
     known: &Known<impl Fn(Instance) -> bool>,
 ) -> Option<Observation> {
