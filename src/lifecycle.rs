@@ -252,7 +252,7 @@ impl Lifecycle {
             }
 
             (Stage::Succession { exit, .. }, Input::NoSuccessor) => {
-                let exit = *exit;
+                let exit = exit.clone();
                 self.failed_launch(process, NO_DAEMON.to_owned(), &exit, now)
             }
 
@@ -282,7 +282,7 @@ impl Lifecycle {
                     *look_at = now.after(RELOOK_SUCCESSOR);
                     return vec![Action::FindSuccessor { launched: *launched }];
                 }
-                let exit = *exit;
+                let exit = exit.clone();
                 self.failed_launch(process, NO_DAEMON.to_owned(), &exit, now)
             }
             Stage::Up { ready, .. } => {
@@ -320,7 +320,7 @@ impl Lifecycle {
     fn ended(&mut self, process: &Process, exit: Exit, now: Time) -> Vec<Action> {
         let Stage::Up { instance, ready, launched, .. } = self.stage else { return vec![] };
         self.last = Some((instance, now));
-        let tell = Action::Tell(Change::Ended { instance, exit });
+        let tell = Action::Tell(Change::Ended { instance, exit: Box::new(exit.clone()) });
         if let Some(launched_at) = launched
             && !ready
             && exit.end == Some(End::Code(0))
