@@ -419,3 +419,95 @@ fn more_than_there_is_room_for_is_an_error() {
     let error = results.into_iter().find_map(Result::err).unwrap();
     assert_eq!(error.raw_os_error(), Some(libc::E2BIG));
 }
+
+/// Set for the run of a test within a PID namespace of its own: what its last victim is told by.
+const INSIDE: &str = "HEALER_TEST_INSIDE";
+
+#[test]
+fn killers_have_the_numbers_of_healers_pid_namespace() {
+    if let Ok(seconds) = std::env::var(INSIDE) {
+        return inside_a_pid_namespace(&seconds);
+    }
+    if load().is_none() {
+        return;
+    }
+    let this = std::env::current_exe().unwrap();
+    let unique = 70_000 + std::process::id();
+    let inside = format!("{INSIDE}={unique}");
+    let command = ["unshare", "-pf", "--mount-proc", "env", &inside];
+    let test = ["--exact", "killers_have_the_numbers_of_healers_pid_namespace", "--nocapture"];
+    let mut inside = Victim::park(&[&command[..], &[this.to_str().unwrap()], &test].concat()).go();
+    inside.says("now from outside");
+    // The one that is to be killed from here, by its number here.
+    let target = until_some("the target runs", || {
+        let table = healer::instance::table::Table::snapshot().unwrap();
+        let line =
+            |one: Instance| std::fs::read(format!("/proc/{one}/cmdline")).unwrap_or_default();
+        let asked = format!("sleep\0{unique}\0");
+        let found = table.rows().iter().find(|row| line(row.instance) == asked.as_bytes());
+        found.map(|row| row.instance)
+    });
+    sh(&format!("kill -9 {target}"));
+    let status = inside.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+fn inside_a_pid_namespace(seconds: &str) {
+    let (mut causes, _execs) = load().unwrap();
+    let victim = Victim::start(&mut causes, &["cat"]);
+    let killer = sh(&format!("kill -9 {}", victim.pid()));
+    assert!(killer < 100, "a number of this namespace");
+    assert_eq!(victim.told(&mut causes), format!("SIGKILL by sh (PID {killer}, root)"));
+    let victim = Victim::start(&mut causes, &["/bin/sh", "-c", "kill -15 $$"]);
+    assert_eq!(victim.told(&mut causes), "SIGTERM by itself");
+    // A process of a namespace below has a number here too, and may be watched by it.
+    let outer = Victim::park(&["unshare", "-pf", "sleep", "600"]).go();
+    let below = until_some("the one below runs", || {
+        let child = *children_of(outer.instance().pid).first()?;
+        let comm = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+        (comm == "sleep\n").then_some(child)
+    });
+    causes.watch(below).unwrap();
+    let killer = sh(&format!("kill -9 {below}"));
+    until("it is gone", || is_dead(below));
+    let told = merge(None, causes.take(below)).to_string();
+    assert_eq!(told, format!("SIGKILL by sh (PID {killer}, root)"));
+    println!("\nnow from outside");
+    let victim = Victim::start(&mut causes, &["sleep", seconds]);
+    let (parent, alone) = victim.end(&mut causes);
+    assert_eq!(parent, alone);
+    assert_eq!(alone.to_string(), "SIGKILL by sh (outside of this PID namespace, root)");
+}
+
+#[test]
+fn without_a_capability_it_says_which() {
+    use caps::{CapSet, Capability};
+    if load().is_none() {
+        return;
+    }
+    // Capabilities belong to threads.
+    let thread = std::thread::spawn(|| {
+        for capability in [Capability::CAP_SYS_ADMIN, Capability::CAP_PERFMON] {
+            caps::drop(None, CapSet::Effective, capability).unwrap();
+        }
+        Kernel::load(Options::default()).unwrap_err().to_string()
+    });
+    assert_eq!(thread.join().unwrap(), "no CAP_PERFMON: eBPF needs CAP_BPF and CAP_PERFMON");
+}
+
+#[test]
+fn four_capabilities_are_enough() {
+    use caps::{CapSet, Capability, CapsHashSet};
+    if load().is_none() {
+        return;
+    }
+    let thread = std::thread::spawn(|| {
+        use Capability::{CAP_BPF, CAP_KILL, CAP_PERFMON, CAP_SETUID};
+        let kept = CapsHashSet::from([CAP_BPF, CAP_PERFMON, CAP_KILL, CAP_SETUID]);
+        caps::set(None, CapSet::Effective, &kept).unwrap();
+        let mut causes = Kernel::load(Options::default()).unwrap().causes;
+        let victim = Victim::start(&mut causes, &["/bin/sh", "-c", "exit 3"]);
+        victim.told(&mut causes)
+    });
+    assert_eq!(thread.join().unwrap(), "exit code 3");
+}
