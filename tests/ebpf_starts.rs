@@ -15,6 +15,7 @@ use healer::config::{Config, Log, LogFormat, LogLevel, Monitor, Process};
 use healer::event::{Instance, Observation, ProcessName, What};
 use healer::monitor::ebpf::{self, Causes, Kernel, Options, Unavailable, merge};
 use healer::monitor::{Command, Orders};
+use rstest::rstest;
 use stand_in::*;
 
 /// The monitor on a runtime that runs only while the test waits for something.
@@ -324,4 +325,60 @@ fn more_starts_than_can_be_watched_are_counted_and_told() {
         let at = names.iter().position(|name| *name == process.as_str()).unwrap();
         assert_eq!(seen, Observation::Up(started[at].instance()));
     }
+}
+
+/// Mounted file systems, unmounted on drop, the last one first.
+struct Mounts(Vec<PathBuf>);
+
+impl Mounts {
+    fn add(&mut self, kind: &str, options: &str, at: &Path) -> bool {
+        std::fs::create_dir_all(at).unwrap();
+        let is_done = mount(&["mount", "-t", kind, "-o", options, "none", at.to_str().unwrap()]);
+        self.0.extend(is_done.then(|| at.to_owned()));
+        is_done
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        while let Some(at) = self.0.pop() {
+            mount(&["umount", "--lazy", at.to_str().unwrap()]);
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "no reaper runs in these tests")]
+fn mount(command: &[&str]) -> bool {
+    std::process::Command::new(command[0]).args(&command[1..]).status().unwrap().success()
+}
+
+#[rstest]
+#[case::layers_of_one_file_system(false, "xino=off")]
+#[case::layers_of_two_file_systems(true, "xino=off")]
+#[case::layers_numbered_apart(true, "xino=on")]
+fn a_program_in_a_container_image_is_told(#[case] two: bool, #[case] option: &str) {
+    let Some(mut world) = World::new(Options::default()) else { return };
+    let at = |name: &str| world.dir.path().join(name);
+    let (first, second, merged) = (at("first"), at("second"), at("merged"));
+    let mut mounts = Mounts(vec![]);
+    let is_mounted =
+        mounts.add("tmpfs", "size=1m", &first) && (!two || mounts.add("tmpfs", "size=1m", &second));
+    let upper = if two { &second } else { &first };
+    for dir in [first.join("lower"), upper.join("upper"), upper.join("work")] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    std::fs::copy("/bin/sleep", first.join("lower/sleep")).unwrap();
+    let layers = format!(
+        "lowerdir={}/lower,upperdir={2}/upper,workdir={2}/work,{1}",
+        first.display(),
+        option,
+        upper.display()
+    );
+    if !is_mounted || !mounts.add("overlay", &layers, &merged) {
+        return skip("no overlay can be mounted");
+    }
+    let sleep = merged.join("sleep");
+    world.watch(vec![wanted("web", &sleep, &["600"])]);
+    let started = start(&[sleep.to_str().unwrap(), "600"]);
+    assert_eq!(world.next(), (name("web"), Observation::Up(started.instance())));
 }

@@ -20,6 +20,9 @@ use super::filter::Filter;
 use super::record::{InstanceKey, Watched};
 use super::{Cause, Counters, Options, Unavailable, available};
 
+/// What `build.rs` made of `ebpf/healer.bpf.c`.
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/healer.bpf.o"));
+
 /// Programs in `ebpf/healer.bpf.c` and their tracepoints.
 const PROGRAMS: [(&str, &str); 4] = [
     ("on_exec", "sched_process_exec"),
@@ -84,7 +87,7 @@ fn load(options: Options) -> Result<Ebpf, Unavailable> {
         .override_global("boottime_offset", &offset, true)
         .map_max_entries("execs", options.ring_bytes)
         .map_max_entries("watched", options.watched_max)
-        .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/healer.bpf.o")))
+        .load(OBJECT)
         .map_err(|error| refused("create the eBPF maps", error))?;
     for (name, tracepoint) in PROGRAMS {
         let program = ebpf.program_mut(name).expect("the object that was built has it");
@@ -275,5 +278,30 @@ pub(super) fn io_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
         error => io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_asks_the_kernel_for_no_symbol_and_no_option() {
+        let names = |name: &[u8]| OBJECT.windows(name.len()).any(|at| at == name);
+        assert!(names(b".maps"));
+        // aya loads nothing that has either.
+        assert!(!names(b".ksyms") && !names(b".kconfig"));
+    }
+
+    #[test]
+    fn both_halves_may_go_to_other_threads() {
+        fn check<T: Send>() {}
+        check::<Causes>();
+        check::<Execs>();
+    }
+
+    #[test]
+    fn boot_time_is_not_shifted_outside_of_time_namespaces() {
+        assert_eq!(boottime_offset(), 0);
     }
 }

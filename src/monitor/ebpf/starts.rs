@@ -124,7 +124,7 @@ struct Starts {
     entries: BTreeMap<ProcessName, Entry>,
     /// What recovery holds.
     held: HashMap<ProcessName, Instance>,
-    /// What somebody started last, unless recovery holds it.
+    /// What somebody started last, unless recovery holds it: watched, and at most one an entry.
     seen: HashMap<ProcessName, Instance>,
     /// Starts that the ring had no room for, as told before.
     dropped: u64,
@@ -139,7 +139,11 @@ impl Starts {
 
     fn obey(&mut self, command: Command) -> Vec<Event> {
         match command {
-            Command::Reload(config) => self.reload(&config),
+            Command::Reload(config) => {
+                self.reload(&config);
+                // What runs by now is recovery's to find.
+                vec![]
+            }
             Command::Republish => self.present(self.entries.keys().cloned().collect()),
             Command::Look(process) => self.present(BTreeSet::from([process])),
             // It is held next.
@@ -155,16 +159,14 @@ impl Starts {
         }
     }
 
-    fn reload(&mut self, config: &Config) -> Vec<Event> {
+    fn reload(&mut self, config: &Config) {
         let mut before = std::mem::take(&mut self.entries);
-        let mut changed = BTreeSet::new();
         let enabled = config.processes.iter().filter(|process| process.enabled);
         for process in enabled.filter(|process| process.monitors.contains(&Monitor::Ebpf)) {
             let name = process.name.clone();
             let entry = match before.remove(&name) {
                 Some(entry) if entry.process == *process => entry,
                 _ => {
-                    changed.insert(name.clone());
                     self.unsee(&name);
                     Entry::new(process)
                 }
@@ -177,7 +179,6 @@ impl Starts {
         let named: BTreeSet<_> = config.processes.iter().map(|process| &process.name).collect();
         self.held.retain(|process, _| named.contains(process));
         self.filter();
-        self.present(changed)
     }
 
     /// Looks up all program files anew.
