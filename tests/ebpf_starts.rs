@@ -209,7 +209,7 @@ fn what_a_reload_no_longer_wants_is_watched_no_longer() {
     world.watch(vec![wanted("web", &sleep, &["600"])]);
     let first = start(&[path, "600"]);
     assert_eq!(world.next(), (name("web"), Observation::Up(first.instance())));
-    world.watch(vec![wanted("web", Path::new("/bin/true"), &[])]);
+    world.watch(vec![wanted("web", &world.program("true"), &[])]);
     assert_eq!(world.causes.watched(), []);
     let _second = start(&[path, "600"]);
     assert!(!world.is_woken());
