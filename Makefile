@@ -63,6 +63,8 @@ static: build ## The release binary is static, and asks no name service
 	@! grep -q libnss_ $(BINARY) || { echo "$(BINARY) looks users up by NSS" >&2; exit 1; }
 
 system: set-up-test build ## The system tests again, of the release binary
+	# cargo builds examples, the guarded program is one, only where no target is picked.
+	cargo build --locked --examples
 	HEALER_UNDER_TEST=$(abspath $(BINARY)) cargo nextest run --locked --test system
 
 bench: set-up ## From a kill to the new instance, and a launch, beside a bare spawn

@@ -130,24 +130,114 @@ impl fmt::Display for End {
     }
 }
 
-/// Everything known of an instance's end. Unknown parts are `None`, never guessed.
+/// Who brought a signal about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Killer {
+    /// Another process sent it.
+    Process {
+        /// Its PID; `None` where it has none in healer's PID namespace.
+        pid: Option<Pid>,
+        /// Its `comm`, at most 15 bytes.
+        comm: String,
+        /// Its real user.
+        uid: u32,
+    },
+    /// The process sent it to itself: abort(3), raise(3), SIGPIPE.
+    Itself,
+    /// The kernel: a fault of the program, a limit, a timer, lack of memory.
+    Kernel,
+}
+
+impl fmt::Display for Killer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Process { pid, comm, uid } = self else {
+            return f.write_str(if *self == Self::Itself { "itself" } else { "the kernel" });
+        };
+        // What a process calls itself is its own choice, and this goes to logs.
+        let comm: String = comm.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        match pid {
+            Some(pid) => write!(f, "{comm} (PID {pid}, ")?,
+            None => write!(f, "{comm} (outside of this PID namespace, ")?,
+        }
+        match uid {
+            0 => f.write_str("root)"),
+            uid => write!(f, "uid {uid})"),
+        }
+    }
+}
+
+/// A signal and who brought it about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Which one.
+    pub signal: Signal,
+    /// By whom.
+    pub by: Killer,
+}
+
+impl fmt::Display for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.signal, self.by)
+    }
+}
+
+/// The kernel chose the process as the victim of memory running out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oom {
+    /// The last part of the name of its memory cgroup; `None` for the root one.
+    pub cgroup: Option<String>,
+}
+
+/// CPU time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// In the program.
+    pub user: Duration,
+    /// In the kernel on its behalf.
+    pub system: Duration,
+}
+
+/// Everything known of an instance's end. Unknown parts are `None`, never guessed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
-    /// Code or signal; unknown for a process that is not healer's own child.
+    /// Code or signal.
     pub end: Option<End>,
+    /// Who sent the signal that ended it.
+    pub killer: Option<Killer>,
+    /// It was killed for want of memory.
+    pub oom: Option<Oom>,
+    /// The signal that came shortly before, where no signal is known to have ended it: a process
+    /// that handles SIGTERM exits by itself.
+    pub last_signal: Option<Sent>,
     /// From its start to its end.
     pub runtime: Option<Duration>,
-    /// User and system CPU time, its waited-for children's included (getrusage(2)).
-    pub cpu: Option<Duration>,
+    /// CPU time. Of healer's own children, that of their waited-for children is included
+    /// (getrusage(2)).
+    pub cpu: Option<Cpu>,
     /// Peak resident set size in bytes.
     pub peak_rss: Option<u64>,
 }
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.end {
-            Some(end) => end.fmt(f),
-            None => f.write_str("cause unknown"),
+        match (&self.oom, self.end, &self.killer) {
+            (Some(Oom { cgroup: Some(cgroup) }), ..) => {
+                write!(f, "OOM-killed (in cgroup {cgroup})")?;
+            }
+            (Some(Oom { cgroup: None }), ..) => f.write_str("OOM-killed")?,
+            // That the kernel sent it goes without saying.
+            (None, Some(End::Signal { signal, core_dumped }), Some(killer))
+                if !(signal.is_fault() && *killer == Killer::Kernel) =>
+            {
+                write!(f, "{signal} by {killer}")?;
+                f.write_str(if core_dumped { ", core dumped" } else { "" })?;
+            }
+            (None, Some(end), _) => end.fmt(f)?,
+            (None, None, _) => f.write_str("cause unknown")?,
+        }
+        match &self.last_signal {
+            Some(sent) => write!(f, " after {sent}"),
+            None => Ok(()),
         }
     }
 }
@@ -230,8 +320,8 @@ pub enum Change {
     Ended {
         /// Which one.
         instance: Instance,
-        /// How.
-        exit: Exit,
+        /// How. Boxed, as it is much larger than all other news.
+        exit: Box<Exit>,
     },
     /// A launch was confirmed: the program runs.
     Started {

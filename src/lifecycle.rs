@@ -254,7 +254,7 @@ impl Lifecycle {
             }
 
             (Standing::Succession { exit, .. }, Input::NoSuccessor) => {
-                let exit = *exit;
+                let exit = exit.clone();
                 self.without_daemon(process, &exit, now)
             }
 
@@ -284,7 +284,7 @@ impl Lifecycle {
                     *look_at = now.after(RELOOK_SUCCESSOR.delay(*looks));
                     return vec![Action::FindSuccessor { launched: *launched }];
                 }
-                let exit = *exit;
+                let exit = exit.clone();
                 self.without_daemon(process, &exit, now)
             }
             Standing::Up { ready, .. } => {
@@ -323,7 +323,7 @@ impl Lifecycle {
     fn ended(&mut self, process: &Process, exit: Exit, now: Time) -> Vec<Action> {
         let Standing::Up { instance, ready, launched, .. } = self.standing else { return vec![] };
         self.last = Some((instance, now));
-        let tell = Action::Tell(Change::Ended { instance, exit });
+        let tell = Action::Tell(Change::Ended { instance, exit: Box::new(exit.clone()) });
         if let Some(launched_at) = launched
             && exit.end == Some(End::Code(0))
             && now < launched_at.after(process.recovery.start_timeout)
@@ -390,7 +390,8 @@ impl Lifecycle {
             self.standing = Standing::BackingOff { until: now.after(delay) };
             vec![]
         } else {
-            self.prepare(false)
+            // One that ended before it was ready may have left what could not be told yet.
+            self.prepare(self.delayable)
         }
     }
 

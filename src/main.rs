@@ -7,6 +7,7 @@ use clap::Parser;
 use healer::cli::{Cli, Command};
 use healer::config::Reader;
 use healer::config::load::{LoadError, find, load};
+use healer::monitor::ebpf;
 use healer::preflight::{self, HostFaults};
 use healer::{daemon, demo};
 
@@ -86,6 +87,13 @@ fn check(explicit: Option<&Path>, file_only: bool) -> anyhow::Result<()> {
         eprintln!("warning: {warning}");
     }
     if !file_only {
+        if let (Some(processes), Err(error)) = (loaded.config.watched_by_ebpf(), ebpf::available())
+        {
+            eprintln!(
+                "warning: {processes}: watched by pidfd alone, as {error}; lost: {}",
+                ebpf::LOST
+            );
+        }
         HostFaults::none_of(preflight::look(&mut loaded.config))?;
     }
     let count = loaded.config.processes.len();

@@ -19,7 +19,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 use super::fault::{Fault, Faults, Spot, under};
 use super::section::Section;
-use super::{Config, Log, LogFormat, LogLevel, Process, Reader, file};
+use super::{Config, Log, LogFormat, LogLevel, Process, Reader, file, listed};
 use crate::event::ProcessName;
 use crate::graph::{self, Edge, GraphFault};
 
@@ -189,7 +189,6 @@ struct Entry {
     depends_on: Vec<(ProcessName, String)>,
     /// Where `pid_file_path` is written.
     pid_file_at: Option<String>,
-    wants_ebpf: bool,
     lacks_user: bool,
 }
 
@@ -283,33 +282,18 @@ fn check_likeness(entries: &[Entry], faults: &Faults) {
 }
 
 fn warnings(entries: &[Entry]) -> Vec<String> {
-    let names = |chosen: fn(&Entry) -> bool| {
-        let names: Vec<&str> = entries
-            .iter()
-            .filter(|entry| chosen(entry))
-            .filter_map(|entry| entry.name.as_ref().map(ProcessName::as_str))
-            .collect();
-        match names.as_slice() {
-            [] => None,
-            [first, second, third, rest @ ..] if !rest.is_empty() => {
-                Some(format!("{first}, {second}, {third} and {} more", rest.len()))
-            }
-            few => Some(few.join(", ")),
-        }
-    };
-    let ebpf = names(|entry| entry.wants_ebpf).map(|names| {
-        format!(
-            "{names}: watched by pidfd: eBPF is not in this build; causes of death by others and \
-             instances started by others go unnoticed"
-        )
-    });
-    let user = names(|entry| entry.lacks_user).map(|names| {
+    let lacking: Vec<&str> = entries
+        .iter()
+        .filter(|entry| entry.lacks_user)
+        .filter_map(|entry| entry.name.as_ref().map(ProcessName::as_str))
+        .collect();
+    let user = listed(&lacking).map(|names| {
         format!(
             "{names}: neither run_as_user nor run_as_root: true is given; \
              a healer that runs as root refuses that"
         )
     });
-    ebpf.into_iter().chain(user).collect()
+    user.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -50,6 +50,29 @@ pub struct Config {
     pub processes: Vec<Arc<Process>>,
 }
 
+impl Config {
+    /// The enabled processes that are to be watched by eBPF, by their names; `None` without any.
+    #[must_use]
+    pub fn watched_by_ebpf(&self) -> Option<String> {
+        let asks =
+            |process: &&Arc<Process>| process.enabled && process.monitors.contains(&Monitor::Ebpf);
+        let names: Vec<_> =
+            self.processes.iter().filter(asks).map(|one| one.name.as_str()).collect();
+        listed(&names)
+    }
+}
+
+/// A few names and how many more there are, for a message; `None` without any.
+pub(crate) fn listed(names: &[&str]) -> Option<String> {
+    match names {
+        [] => None,
+        [first, second, third, rest @ ..] if !rest.is_empty() => {
+            Some(format!("{first}, {second}, {third} and {} more", rest.len()))
+        }
+        few => Some(few.join(", ")),
+    }
+}
+
 /// How and where healer itself logs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
@@ -288,7 +311,7 @@ pub enum Monitor {
         /// The safety net's period where inotify cannot work; with inotify at least 30 s.
         interval: Duration,
     },
-    /// Watches by eBPF; until that is built, by the instance's pidfd alone.
+    /// Watches by eBPF; where that cannot be, by the instance's pidfd alone.
     Ebpf,
 }
 
@@ -385,6 +408,17 @@ fn grown(initial: Duration, factor: f64, times: u32, max: Duration) -> Duration 
 mod tests {
     use super::*;
     use rstest::rstest;
+
+    #[rstest]
+    #[case(&[], None)]
+    #[case(&["a", "b", "c"], Some("a, b, c"))]
+    #[case(&["a", "b", "c", "d", "e"], Some("a, b, c and 2 more"))]
+    fn few_names_are_listed_and_the_rest_counted(
+        #[case] names: &[&str],
+        #[case] said: Option<&str>,
+    ) {
+        assert_eq!(listed(names).as_deref(), said);
+    }
 
     #[rstest]
     #[case(1, 2.0, 0, 30, 1)]

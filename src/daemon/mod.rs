@@ -21,9 +21,10 @@ use crate::config::load::{LoadError, Loaded, load};
 use crate::config::{Config, Reader};
 use crate::launch::{self, Baseline, Launcher};
 use crate::logging::{self, Target};
+use crate::monitor::ebpf::{self, Causes};
 use crate::monitor::{self, pid};
 use crate::preflight::{self, HostFault};
-use crate::recovery::{self, Recovery};
+use crate::recovery::{self, Recovery, Senses};
 use crate::signals::{Asked, Signals};
 
 use self::lock::Lock;
@@ -83,6 +84,7 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
             target,
             launcher,
             config: loaded.config.into(),
+            without_ebpf: None,
         };
         let ended = runtime.block_on(daemon.run(readiness));
         if let Err(error) = &ended {
@@ -103,6 +105,8 @@ struct Daemon {
     target: Target,
     launcher: Launcher,
     config: Arc<Config>,
+    /// Why there is no eBPF.
+    without_ebpf: Option<String>,
 }
 
 /// A configuration that may be used, and what this machine lacks for it.
@@ -127,10 +131,13 @@ impl Daemon {
         let mut signals = Signals::open().context("cannot take over signals")?;
         let bus = Bus::new(bus_capacity());
         let wall = WallClock::now();
-        let monitor = pid::spawn(bus.clone(), wall);
-        let (recovery, handle) = Recovery::new(self.launcher.clone(), bus, monitor.orders(), wall)
-            .context("cannot set up recovery")?;
-        let mut tasks = Tasks::new(tokio::spawn(recovery.run()), monitor);
+        let mut monitors = vec![pid::spawn(bus.clone(), wall)];
+        let causes = self.load_ebpf(&bus, &mut monitors)?;
+        let orders = monitors.iter().map(monitor::Handle::orders).collect();
+        let senses = Senses { monitors: orders, causes, wall };
+        let (recovery, handle) =
+            Recovery::new(self.launcher.clone(), bus, senses).context("cannot set up recovery")?;
+        let mut tasks = Tasks::new(tokio::spawn(recovery.run()), monitors);
         let ended = self.serve(&mut signals, &handle, &mut tasks, readiness).await;
         info!("healer stops; what it guards is left running");
         notify([NotifyState::Stopping]).await;
@@ -141,6 +148,29 @@ impl Daemon {
             () = asked_again(&mut signals) => {}
         }
         ended
+    }
+
+    /// Loads the kernel side, whichever monitors are configured now: a reload may ask for it. What
+    /// does without it is told once.
+    fn load_ebpf(
+        &mut self,
+        bus: &Bus,
+        monitors: &mut Vec<monitor::Handle>,
+    ) -> anyhow::Result<Option<Causes>> {
+        let processes = u32::try_from(self.config.processes.len()).unwrap_or(u32::MAX);
+        let options = ebpf::Options::default();
+        let watched_max = options.watched_max.max(processes.saturating_mul(2));
+        match ebpf::Kernel::load(ebpf::Options { watched_max, ..options }) {
+            Ok(kernel) => {
+                let monitor = ebpf::spawn(bus.clone(), kernel.execs);
+                monitors.push(monitor.context("cannot set up the eBPF monitor")?);
+                Ok(Some(kernel.causes))
+            }
+            Err(unavailable) => {
+                self.without_ebpf = Some(unavailable.to_string());
+                Ok(None)
+            }
+        }
     }
 
     /// Answers to whatever comes, until it is asked to stop.
@@ -239,12 +269,18 @@ impl Daemon {
         self.launcher = self.launcher.clone().with_log_directory(&self.config.log.directory);
         // The monitor first: what changes while recovery looks is seen by one of the two.
         let reload = monitor::Command::Reload(Arc::clone(&self.config));
-        tasks.monitor_orders().tell(reload).await?;
+        for monitor in tasks.monitor_orders() {
+            monitor.tell(reload.clone()).await?;
+        }
         recovery.reload(Arc::clone(&self.config), self.launcher.clone()).await?;
         Ok(())
     }
 
     fn report_taken(&self, reloaded: bool) {
+        if let (Some(reason), Some(processes)) = (&self.without_ebpf, self.config.watched_by_ebpf())
+        {
+            warn!(%processes, %reason, lost = ebpf::LOST, "watched by pidfd alone, without eBPF");
+        }
         if reloaded {
             info!(processes = self.config.processes.len(), "configuration reloaded");
         } else {

@@ -1,9 +1,10 @@
-//! The tasks that go on as long as healer does: recovery and the PID monitor.
+//! The tasks that go on as long as healer does: recovery and the monitors.
 //!
 //! If one ends by itself, healer cannot keep its promises, and ends with the cause. Called by the
 //! daemon's loop.
 
 use std::io;
+use std::task::Poll;
 
 use anyhow::{Context as _, anyhow};
 use tokio::task::{JoinError, JoinHandle};
@@ -15,18 +16,18 @@ use crate::monitor::{self, Orders};
 pub struct Tasks {
     /// `None` once its end was told.
     recovery: Option<JoinHandle<io::Result<()>>>,
-    monitor: monitor::Handle,
+    monitors: Vec<monitor::Handle>,
 }
 
 impl Tasks {
     /// Those that were started.
-    pub fn new(recovery: JoinHandle<io::Result<()>>, monitor: monitor::Handle) -> Self {
-        Self { recovery: Some(recovery), monitor }
+    pub fn new(recovery: JoinHandle<io::Result<()>>, monitors: Vec<monitor::Handle>) -> Self {
+        Self { recovery: Some(recovery), monitors }
     }
 
-    /// The means to tell the monitor.
-    pub fn monitor_orders(&self) -> Orders {
-        self.monitor.orders()
+    /// The means to tell the monitors.
+    pub fn monitor_orders(&self) -> Vec<Orders> {
+        self.monitors.iter().map(monitor::Handle::orders).collect()
     }
 
     /// Waits for one to end while all should go on, and says why it did.
@@ -37,7 +38,7 @@ impl Tasks {
                 Ok(ended) => ended.context("recovery cannot go on"),
                 Err(failed) => Err(failed),
             },
-            ended = self.monitor.ended() => ended.context("the PID monitor has failed"),
+            ended = any_ended(&mut self.monitors) => ended.context("a monitor has failed"),
         };
         ended.err().unwrap_or_else(|| anyhow!("a task that should go on has ended"))
     }
@@ -48,8 +49,23 @@ impl Tasks {
             // Why healer ends was told, or is that it was asked to.
             drop(recovery.await);
         }
-        drop(self.monitor.stop().await);
+        for monitor in self.monitors {
+            drop(monitor.stop().await);
+        }
     }
+}
+
+/// Waits for the first of these to end.
+async fn any_ended(monitors: &mut [monitor::Handle]) -> Result<(), JoinError> {
+    let mut ends: Vec<_> = monitors.iter_mut().map(|monitor| Box::pin(monitor.ended())).collect();
+    std::future::poll_fn(|context| {
+        let ended = ends.iter_mut().find_map(|end| match end.as_mut().poll(context) {
+            Poll::Ready(ended) => Some(ended),
+            Poll::Pending => None,
+        });
+        ended.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 /// Waits for a task that was started, and tells once what came of it.
@@ -71,7 +87,7 @@ mod tests {
     #[tokio::test]
     async fn what_ended_recovery_is_told() {
         let refused = async { Err(io::Error::other("no descriptor is left")) };
-        let mut tasks = Tasks::new(tokio::spawn(refused), monitor());
+        let mut tasks = Tasks::new(tokio::spawn(refused), vec![monitor()]);
         let told = format!("{:#}", tasks.ended().await);
         assert_eq!(told, "recovery cannot go on: no descriptor is left");
         tasks.stop().await;
@@ -80,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn monitor_that_panics_is_noticed() {
         let monitor = monitor::Handle::spawn(|_| async { panic!("a watch too many") });
-        let mut tasks = Tasks::new(tokio::spawn(std::future::pending()), monitor);
+        let mut tasks = Tasks::new(tokio::spawn(std::future::pending()), vec![monitor]);
         let told = format!("{:#}", tasks.ended().await);
         assert!(told.starts_with("the PID monitor has failed: "), "{told}");
         assert!(told.contains("a watch too many"), "{told}");

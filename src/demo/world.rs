@@ -23,8 +23,8 @@ use crate::event::{Change, Event, Instance, Pid, ProcessName, Signal, Time, What
 use crate::instance::table::{Row, Table};
 use crate::instance::{Held, left, own_pid};
 use crate::launch::{Baseline, Launcher};
-use crate::monitor::pid;
-use crate::recovery::{Handle, Recovery};
+use crate::monitor::{ebpf, pid};
+use crate::recovery::{Handle, Recovery, Senses};
 use crate::signals::Signals;
 
 use super::service::{Hello, hello_socket, needed_file};
@@ -82,8 +82,11 @@ impl World {
         let changes = bus.subscribe();
         let launcher = Launcher::new(baseline, &directory.0);
         let wall = WallClock::now();
-        let monitor = pid::spawn(bus.clone(), wall).orders();
-        let (recovery, handle) = Recovery::new(launcher.clone(), bus, monitor, wall)
+        let monitors = vec![pid::spawn(bus.clone(), wall).orders()];
+        // Where it is permitted, the kernel tells who killed a service.
+        let causes = ebpf::Kernel::load(ebpf::Options::default()).ok().map(|kernel| kernel.causes);
+        let senses = Senses { monitors, causes, wall };
+        let (recovery, handle) = Recovery::new(launcher.clone(), bus, senses)
             .map_err(DemoError::system("set up recovery"))?;
         Ok(Self {
             directory,

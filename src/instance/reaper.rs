@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::config::Process;
-use crate::event::{End, Exit, Instance, Pid, Signal};
+use crate::event::{Cpu, End, Exit, Instance, Pid, Signal};
 
 use super::own_pid;
 use super::program;
@@ -64,9 +64,10 @@ impl Reaper {
             let exit = Exit {
                 end,
                 runtime: Some(clock::now().since(clock::started(instance))),
-                cpu: Some(duration(usage.ru_utime) + duration(usage.ru_stime)),
+                cpu: Some(Cpu { user: duration(usage.ru_utime), system: duration(usage.ru_stime) }),
                 // Linux counts it in KiB, getrusage(2).
                 peak_rss: u64::try_from(usage.ru_maxrss).ok().map(|kib| kib * 1024),
+                ..Exit::default()
             };
             self.ended.insert(instance, exit);
         }
@@ -107,7 +108,8 @@ fn wait_for_any() -> io::Result<Option<(Pid, Option<End>, libc::rusage)>> {
     }
 }
 
-fn end_of(status: libc::c_int) -> Option<End> {
+/// What a status of wait(2) says.
+pub fn end_of(status: libc::c_int) -> Option<End> {
     if libc::WIFEXITED(status) {
         return Some(End::Code(libc::WEXITSTATUS(status)));
     }

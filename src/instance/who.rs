@@ -5,7 +5,7 @@
 //! What an entry's command resolves to is `program`'s; what a PID file says is `monitor/pid`'s.
 //! Called by `monitor/pid` and `reaper`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::{Matching, Process};
 use crate::event::{Instance, Pid};
@@ -68,6 +68,12 @@ impl Wanted {
         let keys = [exe.is_some(), comm.is_some(), cmdline.is_some()];
         let script = self.files.program.script.is_some();
         (keys.iter().filter(|key| **key).count(), self.args.len(), script)
+    }
+
+    /// The file that its process is started from.
+    #[must_use]
+    pub fn started_from(&self) -> &Path {
+        &self.files.matched.as_ref().unwrap_or(&self.files.program).path
     }
 
     /// The file that decides: `match.exe`, or `command`'s unless `match.cmdline` stands for it.

@@ -165,7 +165,7 @@ fn restarts_in_a_row_before_ready_are_delayed(#[case] exit: Exit, #[case] delays
     let mut life = started(process);
     for (pid, delay) in (1..).zip(delays) {
         let died = life.now;
-        assert_eq!(life.end(pid, exit), [Action::Judge]);
+        assert_eq!(life.end(pid, exit.clone()), [Action::Judge]);
         let mut actions = life.on(Input::Permitted);
         if *delay > 0 {
             assert_eq!(actions, []);

@@ -7,13 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::clock;
 use crate::event::{Exit, Instance, Pid, ProcessName, Time};
 use crate::instance::Held;
 use crate::instance::reaper::Reaper;
 use crate::instance::table::Row;
+use crate::monitor::ebpf::{Causes, merge};
 use crate::wake::{Wake, Woken};
 
 /// When to try again to watch what the kernel had no room for.
@@ -24,6 +25,8 @@ const REWATCH: Duration = Duration::from_secs(1);
 pub struct Guards {
     wake: Wake,
     reaper: Reaper,
+    /// Why instances end, where eBPF can tell.
+    causes: Option<Causes>,
     held: HashMap<ProcessName, Guarded>,
     owners: HashMap<Instance, ProcessName>,
     /// Whose pidfd is watched under this token.
@@ -57,10 +60,11 @@ impl Guards {
     /// # Errors
     ///
     /// No descriptor or memory is left.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(causes: Option<Causes>) -> io::Result<Self> {
         Ok(Self {
             wake: Wake::new()?,
             reaper: Reaper::new(),
+            causes,
             held: HashMap::new(),
             owners: HashMap::new(),
             tokens: HashMap::new(),
@@ -111,11 +115,15 @@ impl Guards {
     /// Expects a child that is no instance yet: a stage.
     pub fn expect(&mut self, child: Instance) {
         self.reaper.expect(child);
+        self.ask_for_cause(child);
     }
 
     /// No longer expects a child that will be no instance.
     pub fn forget(&mut self, child: Instance) {
         self.reaper.forget(child);
+        if let Some(causes) = &mut self.causes {
+            causes.forget(child);
+        }
     }
 
     /// Whether this is a child that healer started or guards.
@@ -140,6 +148,7 @@ impl Guards {
         if child {
             self.reaper.expect(instance);
         }
+        self.ask_for_cause(instance);
         let token = self.next_token;
         self.next_token += 1;
         self.owners.insert(instance, process.clone());
@@ -160,7 +169,9 @@ impl Guards {
         let instance = held.instance();
         self.owners.remove(&instance);
         self.reaper.reap()?;
-        let exit = self.reaper.take(instance).unwrap_or_else(|| exit_of_other(instance));
+        let cause = self.causes.as_mut().and_then(|causes| causes.take(instance));
+        let mut exit = merge(self.reaper.take(instance), cause);
+        exit.runtime = exit.runtime.or_else(|| Some(clock::now().since(clock::started(instance))));
         Ok(Some(Ended { process, instance, exit }))
     }
 
@@ -169,7 +180,15 @@ impl Guards {
         if let Some(Guarded { held, token }) = self.held.remove(process) {
             self.tokens.remove(&token);
             self.owners.remove(&held.instance());
-            self.reaper.forget(held.instance());
+            self.forget(held.instance());
+        }
+    }
+
+    /// Has the kernel note why this instance ends.
+    fn ask_for_cause(&mut self, instance: Instance) {
+        let Some(causes) = &mut self.causes else { return };
+        if let Err(error) = causes.watch(instance) {
+            warn!(pid = instance.pid.0, %error, "eBPF has no room; why it ends will not be known");
         }
     }
 
@@ -186,10 +205,4 @@ impl Guards {
 fn is_own_child(instance: Instance) -> bool {
     let own = Pid(std::process::id().cast_signed());
     Row::read(instance.pid).is_ok_and(|row| row.is_some_and(|row| row.parent == own))
-}
-
-/// What can be told of the end of a process that is not healer's child.
-fn exit_of_other(instance: Instance) -> Exit {
-    let runtime = clock::now().since(clock::started(instance));
-    Exit { runtime: Some(runtime), ..Exit::default() }
 }

@@ -22,6 +22,7 @@ use crate::instance::left::{self, Stuck};
 use crate::instance::reaper;
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::Input;
+use crate::monitor::ebpf::Causes;
 use crate::monitor::{self, Orders};
 use crate::wake::Woken;
 
@@ -39,6 +40,17 @@ mod tests;
 
 pub use self::handle::{Gone, Handle};
 
+/// What recovery learns of processes by, beside holding them.
+#[derive(Debug)]
+pub struct Senses {
+    /// The monitors that publish on the bus.
+    pub monitors: Vec<Orders>,
+    /// Why instances end, where eBPF can tell.
+    pub causes: Option<Causes>,
+    /// How file times compare with boot time.
+    pub wall: WallClock,
+}
+
 /// What the one task owns.
 #[derive(Debug)]
 pub struct Recovery {
@@ -46,7 +58,7 @@ pub struct Recovery {
     launcher: Launcher,
     bus: Bus,
     observations: Receiver,
-    monitor: Orders,
+    monitors: Vec<Orders>,
     wall: WallClock,
     commands: mpsc::Receiver<Command>,
     child_ended: Signal,
@@ -92,12 +104,7 @@ impl Recovery {
     /// # Errors
     ///
     /// What setting up signals, descriptors and prctl(2) reports.
-    pub fn new(
-        launcher: Launcher,
-        bus: Bus,
-        monitor: Orders,
-        wall: WallClock,
-    ) -> io::Result<(Self, Handle)> {
+    pub fn new(launcher: Launcher, bus: Bus, senses: Senses) -> io::Result<(Self, Handle)> {
         reaper::become_subreaper()?;
         let (handle, commands) = Handle::new();
         let recovery = Self {
@@ -105,11 +112,11 @@ impl Recovery {
             launcher,
             observations: bus.subscribe(),
             bus,
-            monitor,
-            wall,
+            monitors: senses.monitors,
+            wall: senses.wall,
             commands,
             child_ended: signal(SignalKind::child())?,
-            guards: Guards::new()?,
+            guards: Guards::new(senses.causes)?,
             slots: HashMap::new(),
             tasks: JoinSet::new(),
             next_ticket: 0,
@@ -213,10 +220,14 @@ impl Recovery {
     /// What was lost can only concern processes without an instance: the others are held. The
     /// answer tells the present truth of all, and cannot be lost.
     fn ask_for_truth(&mut self) {
-        let monitor = self.monitor.clone();
+        let monitors = self.monitors.clone();
         self.truth.spawn(async move {
-            // A monitor ends only with the daemon.
-            monitor.tell(monitor::Command::Republish).await.unwrap_or_default()
+            let mut truth = Vec::new();
+            for monitor in monitors {
+                // A monitor ends only with the daemon.
+                truth.extend(monitor.tell(monitor::Command::Republish).await.unwrap_or_default());
+            }
+            truth
         });
     }
 
@@ -246,7 +257,7 @@ impl Recovery {
             Outcome::Launched { result: Ok(held), .. } => {
                 let instance = held.instance();
                 self.slots.entry(name.clone()).or_default().launched = Some(instance);
-                self.tell_monitor(monitor::Command::Launched(name.clone(), instance));
+                self.tell_monitors(&monitor::Command::Launched(name.clone(), instance));
                 self.take_hold(name, held);
                 self.feed(name, Input::Launched { instance });
             }
@@ -298,9 +309,11 @@ impl Recovery {
         self.bus.publish(Event { process, at: clock::now(), what: Said::Did(change) });
     }
 
-    fn tell_monitor(&self, command: monitor::Command) {
-        if self.monitor.note(command).is_err() {
-            error!("the PID monitor has ended; PID files are looked at only before a launch");
+    fn tell_monitors(&self, command: &monitor::Command) {
+        for monitor in &self.monitors {
+            if monitor.note(command.clone()).is_err() {
+                error!("a monitor has ended; what it watches is looked at only before a launch");
+            }
         }
     }
 

@@ -141,7 +141,7 @@ impl Recovery {
         let instance = held.instance();
         let child = self.guards.take(name, held);
         self.slots.entry(name.clone()).or_default().last = Some((instance, child));
-        self.tell_monitor(monitor::Command::Held(name.clone(), instance));
+        self.tell_monitors(&monitor::Command::Held(name.clone(), instance));
     }
 
     /// Looks for the daemon that a command which exited 0 left behind.

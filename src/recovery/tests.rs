@@ -259,7 +259,7 @@ impl World {
     }
 
     fn befall(&mut self, fate: &Fate) {
-        match *fate {
+        match fate.clone() {
             Fate::Ends(n, exit) => {
                 let name = self.name(n);
                 let Some(instance) = self.record(&name).running.take() else { return };

@@ -25,7 +25,7 @@ pub(super) struct Monitors {
     pub all: Vec<Monitor>,
     /// Where `pid_file_path` is written.
     pub pid_file_at: Option<String>,
-    pub wants_ebpf: bool,
+    wants_ebpf: bool,
 }
 
 /// Reads `monitor`: a map, or a list of them.

@@ -92,7 +92,6 @@ pub(super) fn read(
         name,
         depends_on,
         pid_file_at: monitors.pid_file_at,
-        wants_ebpf: enabled && monitors.wants_ebpf,
         lacks_user: lacks_user && reader.file_only,
     }
 }

@@ -738,18 +738,6 @@ fn without_a_user_an_ordinary_healer_starts_processes_as_itself() {
 }
 
 #[test]
-fn ebpf_is_watched_by_pidfd_with_one_warning() {
-    let lines: Vec<String> =
-        (0..5).map(|n| format!("name: p{n}, args: ['{n}'], monitor: {{type: ebpf}}")).collect();
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    assert_eq!(
-        checked(&entries(&lines), &ROOT).warnings,
-        ["p0, p1, p2 and 2 more: watched by pidfd: eBPF is not in this build; causes of death by \
-          others and instances started by others go unnoticed"]
-    );
-}
-
-#[test]
 fn the_environment_overrides_the_file() {
     let environment = Environment::from([
         ("log_level", "trace".to_owned()),

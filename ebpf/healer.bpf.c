@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The kernel side: why a watched process ended, and that a wanted program was started.
+ *
+ * Four BTF tracepoints. `watched` holds the thread groups that healer wants to know about. What
+ * happens to them is written into their entry, where healer finds it once their pidfd is readable,
+ * which is always later: no queue lies between, so none can overflow. The ring `execs` carries only
+ * starts of the files in `wanted`. For any other process an exit, a signal or an exec costs one
+ * look-up and wakes nobody.
+ *
+ * One object runs on Linux 5.8 and newer: the structures below name just the fields used, and the
+ * loader moves each access to where the running kernel has it (CO-RE). No header but our own is
+ * needed. Both sides' view of the entries is healer.h.
+ */
+#include "healer.h"
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+#define CORE __attribute__((preserve_access_index))
+
+/* Helpers by their stable numbers, include/uapi/linux/bpf.h. */
+static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value,
+				   __u64 flags) = (void *)2;
+static __u64 (*bpf_get_current_pid_tgid)(void) = (void *)14;
+static __u64 (*bpf_get_current_uid_gid)(void) = (void *)15;
+static long (*bpf_get_current_comm)(void *to, __u32 size) = (void *)16;
+static __u64 (*bpf_get_current_task)(void) = (void *)35;
+static long (*bpf_probe_read_kernel)(void *to, __u32 size, const void *from) = (void *)113;
+static long (*bpf_probe_read_kernel_str)(void *to, __u32 size, const void *from) = (void *)115;
+static __u64 (*bpf_ktime_get_boot_ns)(void) = (void *)125;
+static void *(*bpf_ringbuf_reserve)(void *ring, __u64 size, __u64 flags) = (void *)131;
+static void (*bpf_ringbuf_submit)(void *record, __u64 flags) = (void *)132;
+
+#define BPF_MAP_TYPE_HASH 1
+#define BPF_MAP_TYPE_ARRAY 2
+#define BPF_MAP_TYPE_RINGBUF 27
+#define BPF_NOEXIST 1
+
+/* Kernel structures, as far as they are used. */
+struct super_block {
+	__u32 s_dev;
+} CORE;
+struct inode {
+	unsigned long i_ino;
+	struct super_block *i_sb;
+} CORE;
+struct file {
+	struct inode *f_inode;
+} CORE;
+struct linux_binprm {
+	struct file *file;
+} CORE;
+struct ns_common {
+	__u32 inum;
+} CORE;
+struct pid_namespace {
+	struct ns_common ns;
+} CORE;
+struct upid { /* No CORE: read whole, and alike on all kernels since 4.15. */
+	int nr;
+	struct pid_namespace *ns;
+};
+struct pid {
+	__u32 level;
+	struct upid numbers[1];
+} CORE;
+typedef struct {
+	int counter;
+} CORE atomic_t;
+struct kernfs_node {
+	const char *name;
+} CORE;
+struct cgroup {
+	struct kernfs_node *kn;
+} CORE;
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+} CORE;
+struct css_set {
+	struct cgroup_subsys_state *subsys[1];
+} CORE;
+enum cgroup_subsys_id {
+	memory_cgrp_id = 4, /* Any number: the running kernel's is taken. */
+};
+struct mm_struct;
+struct signal_struct {
+	atomic_t live;
+	int group_exit_code;
+	__u32 flags;
+	__u64 utime;
+	__u64 stime;
+	unsigned long long sum_sched_runtime;
+	unsigned long maxrss;
+	struct mm_struct *oom_mm;
+} CORE;
+struct sched_entity {
+	__u64 sum_exec_runtime;
+} CORE;
+struct task_struct {
+	int exit_code;
+	int tgid;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
+	__u64 utime;
+	__u64 stime;
+	__u64 start_boottime;
+	struct sched_entity se;
+	struct signal_struct *signal;
+	struct css_set *cgroups;
+} CORE;
+struct kernel_siginfo {
+	int si_code;
+} CORE;
+
+#define SIGNAL_GROUP_EXIT 4
+/* The deepest nesting of PID namespaces. */
+#define MAX_PID_NS_LEVEL 32
+/* The initial PID namespace's inode number, include/linux/proc_ns.h. */
+#define PROC_PID_INIT_INO 0xEFFFFFFCU
+/* /proc counts 100 ticks a second, whatever the kernel's own rate. */
+#define NS_PER_TICK 10000000ULL
+
+/* Set by the loader: healer's PID namespace, and how its time namespace shifts boot time. */
+const volatile __u32 own_pid_namespace = PROC_PID_INIT_INO;
+const volatile __u64 boottime_offset = 0;
+
+/* Maps, declared for the loader by their BTF. It may change max_entries. */
+struct {
+	int (*type)[BPF_MAP_TYPE_HASH];
+	struct instance *key;
+	struct watched *value;
+	int (*max_entries)[4096];
+} watched SEC(".maps");
+
+struct {
+	int (*type)[BPF_MAP_TYPE_HASH];
+	struct file_key *key;
+	__u32 *value;
+	int (*max_entries)[4096];
+} wanted SEC(".maps");
+
+struct {
+	int (*type)[BPF_MAP_TYPE_RINGBUF];
+	int (*max_entries)[65536];
+} execs SEC(".maps");
+
+struct {
+	int (*type)[BPF_MAP_TYPE_ARRAY];
+	__u32 *key;
+	__u64 *value;
+	int (*max_entries)[COUNTERS];
+} counters SEC(".maps");
+
+/* Reads a field through a pointer that the verifier does not know. */
+#define READ(to, from) bpf_probe_read_kernel(&(to), sizeof(to), &(from))
+
+INLINE void count(__u32 counter)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &counter);
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+/*
+ * The PID of a thread group's leader in healer's PID namespace; 0 for a process outside of it. With
+ * `innermost` also 0 for one in a namespace below healer's.
+ */
+INLINE __u32 pid_of(struct task_struct *leader, int innermost)
+{
+	struct upid number = {};
+	struct pid *pid = 0;
+	__u32 level = 0;
+
+	READ(pid, leader->thread_pid);
+	READ(level, pid->level);
+	for (__u32 at = 0; at < MAX_PID_NS_LEVEL && at <= level; at++) {
+		__u32 inum = 0;
+
+		READ(number, *((struct upid *)&pid->numbers + at));
+		READ(inum, number.ns->ns.inum);
+		if (inum == own_pid_namespace)
+			return innermost && at != level ? 0 : number.nr;
+	}
+	return 0;
+}
+
+INLINE struct instance instance_of(struct task_struct *leader, int innermost)
+{
+	struct instance instance = {};
+	__u64 started = 0;
+
+	if (own_pid_namespace == PROC_PID_INIT_INO && !innermost) {
+		/* Every process is in it, and this is its number there. */
+		READ(instance.pid, leader->tgid);
+	} else {
+		instance.pid = pid_of(leader, innermost);
+	}
+	READ(started, leader->start_boottime);
+	instance.start_ticks = (started + boottime_offset) / NS_PER_TICK;
+	return instance;
+}
+
+INLINE struct watched *find(struct task_struct *task)
+{
+	struct task_struct *leader = 0;
+	struct instance key;
+
+	READ(leader, task->group_leader);
+	key = instance_of(leader, 0);
+	return bpf_map_lookup_elem(&watched, &key);
+}
+
+INLINE void mark_oom(struct watched *entry, struct task_struct *task)
+{
+	struct cgroup_subsys_state *state = 0;
+	struct css_set *set = 0;
+	struct cgroup *cgroup = 0;
+	struct kernfs_node *node = 0;
+	const char *name = 0;
+
+	entry->oom = 1;
+	/* A kernel built without memory cgroups has no such number. */
+	if (!__builtin_preserve_enum_value(*(enum cgroup_subsys_id *)memory_cgrp_id, 0))
+		return;
+	READ(set, task->cgroups);
+	READ(state, *((struct cgroup_subsys_state **)&set->subsys +
+		      __builtin_preserve_enum_value(*(enum cgroup_subsys_id *)memory_cgrp_id, 1)));
+	READ(cgroup, state->cgroup);
+	READ(node, cgroup->kn);
+	READ(name, node->name);
+	bpf_probe_read_kernel_str(entry->cgroup, sizeof(entry->cgroup), name);
+}
+
+/* sched_process_exec(struct task_struct *task, pid_t old_pid, struct linux_binprm *binprm) */
+SEC("tp_btf/sched_process_exec")
+int on_exec(__u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	struct linux_binprm *binprm = (void *)ctx[2];
+	struct inode *inode = binprm->file->f_inode;
+	struct file_key file = { .ino = inode->i_ino, .dev = inode->i_sb->s_dev };
+	struct watched nothing = {};
+	struct instance *record;
+	struct instance key;
+
+	if (!bpf_map_lookup_elem(&wanted, &file))
+		return 0;
+	/* The thread that execs is its group's leader by now. */
+	key = instance_of(task, 1);
+	if (key.pid == 0)
+		return 0;
+	/* healer knows it already: it started it, or saw an earlier exec. */
+	if (bpf_map_lookup_elem(&watched, &key))
+		return 0;
+	/* First the record: an entry that healer is never told of would stay for ever. */
+	record = bpf_ringbuf_reserve(&execs, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_RING_FULL);
+		return 0;
+	}
+	if (bpf_map_update_elem(&watched, &key, &nothing, BPF_NOEXIST))
+		count(COUNTER_WATCHED_FULL);
+	*record = key;
+	bpf_ringbuf_submit(record, 0);
+	return 0;
+}
+
+#define BIT(signal) (1ULL << (signal))
+/* Signals that by default end no process: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH; and the
+ * two that the C library keeps for itself. */
+#define HARMLESS                                                                                \
+	(BIT(17) | BIT(18) | BIT(19) | BIT(20) | BIT(21) | BIT(22) | BIT(23) | BIT(28) | BIT(32) | \
+	 BIT(33))
+/* HUP, INT, QUIT, TERM: how a process is asked to end. */
+#define ASKING (BIT(1) | BIT(2) | BIT(3) | BIT(15))
+
+/* `result` of signal_generate: sent, or sent without its siginfo. The others were not sent. */
+#define TRACE_SIGNAL_DELIVERED 0
+#define TRACE_SIGNAL_LOSE_INFO 4
+
+/* signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group,
+ *                 int result) */
+SEC("tp_btf/signal_generate")
+int on_signal(__u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[2];
+	__u32 signal = ctx[0];
+	int result = ctx[4];
+	struct watched *entry;
+	struct sent *sent;
+	__u64 info = 0;
+
+	/* There are 64, and the last one is like those before. */
+	if (signal < 64 && (HARMLESS & BIT(signal)))
+		return 0;
+	if (result != TRACE_SIGNAL_DELIVERED && result != TRACE_SIGNAL_LOSE_INFO)
+		return 0;
+	entry = find(task);
+	if (!entry)
+		return 0;
+	/* Senders hold the target's lock, so that nobody else writes here meanwhile. */
+	sent = signal < 64 && (ASKING & BIT(signal)) ? &entry->asked : &entry->other;
+	sent->at = bpf_ktime_get_boot_ns();
+	sent->signal = signal;
+	/* As a number: the verifier takes the pointer for never NULL, and 0 and 1 mean something. */
+	bpf_probe_read_kernel(&info, sizeof(info), &ctx[1]);
+	sent->origin = info <= ORIGIN_PRIV - 1 ? info + 1 : ORIGIN_INFO;
+	sent->code = 0;
+	if (sent->origin == ORIGIN_INFO)
+		READ(sent->code, ((struct kernel_siginfo *)info)->si_code);
+	if (own_pid_namespace == PROC_PID_INIT_INO) {
+		sent->pid = bpf_get_current_pid_tgid() >> 32;
+	} else {
+		struct task_struct *current = (void *)bpf_get_current_task();
+		struct task_struct *leader = 0;
+
+		READ(leader, current->group_leader);
+		sent->pid = pid_of(leader, 0);
+	}
+	sent->uid = bpf_get_current_uid_gid();
+	bpf_get_current_comm(sent->comm, sizeof(sent->comm));
+	return 0;
+}
+
+/* mark_victim(struct task_struct *task, …); older kernels pass a PID there. */
+SEC("tp_btf/mark_victim")
+int on_oom(__u64 *ctx)
+{
+	struct watched *entry;
+	__u64 task = 0;
+
+	bpf_probe_read_kernel(&task, sizeof(task), &ctx[0]);
+	if (task >> 32 == 0)
+		return 0;
+	entry = find((struct task_struct *)task);
+	if (entry)
+		mark_oom(entry, (struct task_struct *)task);
+	return 0;
+}
+
+/* sched_process_exit(struct task_struct *task, …) */
+SEC("tp_btf/sched_process_exit")
+int on_exit(__u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[0];
+	struct signal_struct *signal = task->signal;
+	struct task_struct *leader;
+	struct watched *entry;
+
+	/* Threads that end at the same time may each see 0: they write the same. */
+	if (signal->live.counter != 0)
+		return 0;
+	entry = find(task);
+	if (!entry)
+		return 0;
+	leader = task->group_leader;
+	entry->started_at = leader->start_boottime;
+	entry->status = (signal->flags & SIGNAL_GROUP_EXIT) ? signal->group_exit_code :
+							      leader->exit_code;
+	/* Those of threads that are gone, and of this one; a leader stays until the last is gone. */
+	entry->run_ns = signal->sum_sched_runtime + task->se.sum_exec_runtime;
+	entry->user_ns = signal->utime + task->utime;
+	entry->system_ns = signal->stime + task->stime;
+	if (leader != task) {
+		entry->run_ns += leader->se.sum_exec_runtime;
+		entry->user_ns += leader->utime;
+		entry->system_ns += leader->stime;
+	}
+	entry->peak_rss_pages = signal->maxrss;
+	if (signal->oom_mm)
+		mark_oom(entry, task);
+	entry->ended_at = bpf_ktime_get_boot_ns();
+	return 0;
+}
+
+/* Some helpers are open to programs under the GPL only. */
+char _license[] SEC("license") = "Dual MIT/GPL";
