@@ -49,8 +49,6 @@ struct Healed {
     cause: String,
     /// The new instance.
     instance: Instance,
-    /// From the end of the old to the exec of the new, as healer measured it.
-    outage: Duration,
     /// From the kill until the new one said that it runs, as the demo and the service measured it.
     back: Duration,
 }
@@ -140,20 +138,17 @@ impl<'w> Story<'w> {
         };
         self.narrator.line(&format!("   {WEB} runs as PID {pid}."))?;
         self.narrator.line("")?;
-        self.narrator.say(&[(
-            Paint::Dim,
-            "   what happens       healer saw     back as PID  death to exec  kill to running",
-        )])?;
+        self.narrator
+            .say(&[(Paint::Dim, "   what happens     new PID  kill to running  healer saw")])?;
         let mut all = Vec::new();
         for (blow, signal) in BLOWS {
             self.world.pause(BREATH).await?;
             let healed = self.strike(signal).await?;
             self.narrator.say(&[
-                (Paint::Plain, &format!("   {blow:<19}")),
-                (Paint::Red, &format!("{:<15}", healed.cause)),
-                (Paint::Plain, &format!("{:>11}", healed.instance.pid.0)),
-                (Paint::Green, &format!("{:>15}", ms(healed.outage))),
+                (Paint::Plain, &format!("   {blow:<15}")),
+                (Paint::Plain, &format!("{:>9}", healed.instance.pid.0)),
                 (Paint::Green, &format!("{:>17}", ms(healed.back))),
+                (Paint::Red, &format!("  {}", healed.cause)),
             ])?;
             all.push(healed);
         }
@@ -190,21 +185,19 @@ impl<'w> Story<'w> {
                 News::Did(_, _, Change::Ended { instance, exit }) if instance == old => {
                     cause = Some(exit.to_string());
                 }
-                News::Did(name, _, Change::Started { instance, outage }) if name == self.web => {
-                    started = Some((instance, outage.unwrap_or_default()));
+                News::Did(name, _, Change::Started { instance, .. }) if name == self.web => {
+                    started = Some(instance);
                 }
                 News::Hello(name, pid, at) if name == self.web => hello = Some((pid, at)),
                 _ => {}
             }
             // The service may have said that it runs before healer told of its end.
-            if let (Some(cause), Some((instance, outage)), Some((pid, at))) =
-                (&cause, started, hello)
-            {
+            if let (Some(cause), Some(instance), Some((pid, at))) = (&cause, started, hello) {
                 if instance.pid != pid {
                     return Err(DemoError::Broken(format!("{pid} runs beside {instance}")));
                 }
                 let cause = cause.clone();
-                return Ok(Healed { cause, instance, outage, back: at.since(struck) });
+                return Ok(Healed { cause, instance, back: at.since(struck) });
             }
         }
     }
