@@ -139,7 +139,7 @@ impl<'w> Story<'w> {
         self.narrator.line(&format!("   {WEB} runs as PID {pid}."))?;
         self.narrator.line("")?;
         self.narrator
-            .say(&[(Paint::Dim, "   what happens     new PID  kill to running  healer saw")])?;
+            .say(&[(Paint::Dim, "   what happens     new PID  to running  healer saw")])?;
         let mut all = Vec::new();
         for (blow, signal) in BLOWS {
             self.world.pause(BREATH).await?;
@@ -147,7 +147,7 @@ impl<'w> Story<'w> {
             self.narrator.say(&[
                 (Paint::Plain, &format!("   {blow:<15}")),
                 (Paint::Plain, &format!("{:>9}", healed.instance.pid.0)),
-                (Paint::Green, &format!("{:>17}", ms(healed.back))),
+                (Paint::Green, &format!("{:>12}", ms(healed.back))),
                 (Paint::Red, &format!("  {}", healed.cause)),
             ])?;
             all.push(healed);
