@@ -143,7 +143,10 @@ pub fn fit(wanted: &Wanted, candidate: &Candidate<'_>, depth: usize) -> Fit {
     }
     let program = wanted.program();
     let same = program.map_or(Same::Unknown, |program| same_file(program, candidate.exe));
-    let uid_agrees = details.uid == wanted.uid || (wanted.any_uid && same == Same::Inode);
+    // Of a script, the inode is only its interpreter's, which any user may run with any words.
+    let is_script = program.is_some_and(|program| program.script.is_some());
+    let any_will_do = wanted.any_uid && same == Same::Inode && !is_script;
+    let uid_agrees = details.uid == wanted.uid || any_will_do;
     if !uid_agrees {
         return Fit::No;
     }

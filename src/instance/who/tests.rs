@@ -130,6 +130,16 @@ fn the_user_decides(
 }
 
 #[test]
+fn no_other_user_can_pose_as_roots_script() {
+    let wanted = Wanted { uid: ROOT, any_uid: true, ..script(&[]) };
+    let exe = exe(PYTHON, "/usr/bin/python3.11");
+    for (uid, expected) in [(ROOT, Fit::Full), (WEB, Fit::No)] {
+        let details = details(uid, "python3\0/srv/web.py\0");
+        assert_eq!(fit(&wanted, &one(812, 1, &exe, &details), 1), expected);
+    }
+}
+
+#[test]
 fn a_containers_twin_is_another_process() {
     let exe = exe(NGINX, "/usr/sbin/nginx");
     let twin = Details { depth: 2, ..details(ROOT, "nginx\0") };
