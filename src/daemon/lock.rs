@@ -13,8 +13,9 @@ use crate::config::ownership::{Distrust, Examined, examine};
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
+    as_root: bool,
     // Holds the lock.
-    _file: File,
+    file: File,
 }
 
 /// Why this healer does not start.
@@ -85,16 +86,32 @@ impl Lock {
             // The one before may have removed the file between the opening and the lock.
             if is_at(&file, &path) {
                 write(&mut file).map_err(at(&path))?;
-                return Ok(Self { path, _file: file });
+                return Ok(Self { path, as_root, file });
             }
         }
+    }
+
+    /// Takes the lock anew where its file was removed or replaced, which would let a second healer
+    /// in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lock::take`]; a second healer is in already, most likely.
+    pub fn keep(&mut self) -> Result<(), LockError> {
+        if !is_at(&self.file, &self.path) {
+            let directory = self.path.parent().unwrap_or(Path::new("/"));
+            *self = Self::take(directory, self.as_root)?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Removed while it is held: nobody else's can be hit. Left behind it would do no harm.
-        let _ = fs::remove_file(&self.path);
+        // Removed while it is held, so that nobody else's is hit. Left behind it would do no harm.
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -139,6 +156,22 @@ mod tests {
         drop(first);
         assert!(!directory.path().join("healer.pid").exists());
         Lock::take(directory.path(), as_root()).unwrap();
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_is_taken_anew_unless_another_was_quicker() {
+        let above = tempfile::tempdir().unwrap();
+        let directory = above.path().join("run");
+        let mut first = Lock::take(&directory, as_root()).unwrap();
+        first.keep().unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        first.keep().unwrap();
+        Lock::take(&directory, as_root()).unwrap_err();
+        fs::remove_dir_all(&directory).unwrap();
+        let second = Lock::take(&directory, as_root()).unwrap();
+        assert!(matches!(first.keep(), Err(LockError::Held { .. })));
+        drop(first);
+        assert!(is_at(&second.file, &second.path), "the second one's file was removed");
     }
 
     #[test]

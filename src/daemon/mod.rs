@@ -37,8 +37,8 @@ mod tasks;
 
 /// How many events the bus keeps for its slowest subscriber.
 const BUS_CAPACITY: usize = 1024;
-/// How often output files are looked at for rotation.
-const ROTATION_PERIOD: Duration = Duration::from_secs(30);
+/// How often files are looked at: the lock's, and output files for rotation.
+const FILES_PERIOD: Duration = Duration::from_secs(30);
 /// How long a service manager that does not read is waited for.
 const NOTIFY_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a stop waits for tasks that should have ended at once.
@@ -85,6 +85,7 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
             launcher,
             config: loaded.config.into(),
             without_ebpf: None,
+            lock,
         };
         let ended = runtime.block_on(daemon.run(readiness));
         if let Err(error) = &ended {
@@ -92,7 +93,6 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
         }
         // A look-up or a rotation on a hung disk must not hold up the end.
         runtime.shutdown_timeout(STOP_PATIENCE);
-        drop(lock);
         drop(flush);
         ended
     })
@@ -107,6 +107,7 @@ struct Daemon {
     config: Arc<Config>,
     /// Why there is no eBPF.
     without_ebpf: Option<String>,
+    lock: Lock,
 }
 
 /// A configuration that may be used, and what this machine lacks for it.
@@ -122,7 +123,7 @@ enum Woken {
     TaskEnded(anyhow::Error),
     Read(Result<Found, LoadError>),
     WatchdogDue,
-    RotationDue,
+    FilesDue,
 }
 
 impl Daemon {
@@ -183,7 +184,7 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let mut readiness = Some(readiness);
         let mut watchdog = watchdog_period().map(every);
-        let mut rotation = every(ROTATION_PERIOD);
+        let mut files = every(FILES_PERIOD);
         let mut rotating: Option<JoinHandle<()>> = None;
         // A directory on a dead server may hold up a look for ever: not this thread's.
         let first = Config::clone(&self.config);
@@ -198,7 +199,7 @@ impl Daemon {
                     Woken::Read(read.context("reading the configuration has failed")?)
                 }
                 () = tick(&mut watchdog) => Woken::WatchdogDue,
-                _ = rotation.tick() => Woken::RotationDue,
+                _ = files.tick() => Woken::FilesDue,
             };
             match woken {
                 Woken::Asked(Asked::Stop) => return Ok(()),
@@ -231,7 +232,13 @@ impl Daemon {
                         notify([NotifyState::Watchdog]).await;
                     }
                 }
-                Woken::RotationDue => {
+                Woken::FilesDue => {
+                    if let Err(error) = self.lock.keep() {
+                        error!(
+                            reason = format!("{:#}", anyhow::Error::from(error)),
+                            "the lock is lost"
+                        );
+                    }
                     if rotating.as_ref().is_none_or(JoinHandle::is_finished) {
                         rotating = self.rotate();
                     }
