@@ -340,7 +340,8 @@ impl Recovery {
         let seen = if look || !left.is_empty() {
             self.see(std::slice::from_ref(&process)).pop()
         } else {
-            self.glance(&process)
+            // Whom healer held is known to have ended: without a file there is nothing to ask.
+            process.pid_file().and_then(|_| self.glance(&process))
         };
         match seen {
             None | Some(Observation::Missing) => {}

@@ -148,3 +148,36 @@ fn leftovers_may_be_left() {
     eventually("the old worker and a new pair run", || service.living().len() == 3);
     assert_eq!(service.starts().len(), 2);
 }
+
+/// Its memory takes longer to give back than the news of its end: started at the news, the next
+/// one would find the port taken.
+#[test]
+fn server_of_a_gibibyte_comes_back_on_its_port_at_the_first_try() {
+    let site = Site::new();
+    let (port, starts) = (free_port(), site.file("starts"));
+    let text = format!(
+        "import socket, sys, time\n\
+         open({starts:?}, 'a').write('start\\n')\n\
+         server = socket.socket()\n\
+         server.bind(('127.0.0.1', {port}))\n\
+         server.listen()\n\
+         ballast = bytearray(b'x') * (1 << 30)\n\
+         open({starts:?} + '.full', 'a').write('full\\n')\n\
+         time.sleep(600)\n",
+    );
+    let file = site.file("server.py");
+    fs::write(&file, text).unwrap();
+    let server =
+        site.service("server").set("command", "/usr/bin/python3").set("args", json!([file]));
+    let lines = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().count();
+    let full = site.file("starts.full");
+    let _healer = site.guard([&server]);
+    for count in 1..=3 {
+        eventually("it fills its memory", || lines(&full) == count);
+        assert_eq!(lines(&starts), count, "more than one try");
+        let found = site.living().into_iter().find(|one| one.has(&file));
+        assert!(kill(&found.unwrap(), Signal::KILL));
+    }
+    eventually("it fills its memory", || lines(&full) == 4);
+    assert_eq!(lines(&starts), 4, "more than one try");
+}

@@ -6,7 +6,9 @@ use std::time::Duration;
 use rstest::rstest;
 use rustix::process::Signal;
 
-use crate::harness::{Service, Site, eventually, kill, living, throughout};
+use crate::harness::{
+    Service, Site, command, eventually, is_root, kill, living, program, skip, throughout, wait,
+};
 use crate::life::zombies_of;
 
 /// Kills 200 services at a time and watches that 200 come back, none twice.
@@ -76,4 +78,39 @@ fn flood_of_orphans_hides_no_death_and_leaves_no_zombie() {
     flood.running(1);
     let pid = healer.pid();
     eventually("no zombie is left", || zombies_of(pid).is_empty());
+}
+
+/// Unrelated programs, and the very program of the service with other words, come and go by the
+/// thousand while the service is killed again and again.
+#[test]
+fn flood_of_unrelated_programs_hides_no_death_and_no_cause() {
+    if !is_root() {
+        return skip("eBPF needs root");
+    }
+    let site = Site::new();
+    let victim = site.service("victim");
+    let healer = site.guard([&victim]);
+    let line = format!("while :; do /bin/true; {} --exit 0; done", program().display());
+    let mut floods: Vec<_> = (0..2)
+        .map(|_| {
+            let mut flood = command("/bin/sh");
+            flood.args(["-c", &line]).current_dir(site.path()).spawn().unwrap()
+        })
+        .collect();
+    for count in 1..=30 {
+        victim.running(count);
+        victim.kill(Signal::KILL);
+    }
+    victim.running(31);
+    for flood in &mut floods {
+        flood.kill().unwrap();
+        wait(flood);
+    }
+    victim.assert_never_two();
+    let named = |line: &serde_json::Value| {
+        line["reason"].as_str().is_some_and(|reason| reason.starts_with("SIGKILL by "))
+    };
+    let ends = || healer.said(&[("process", "victim"), ("message", "ended")]);
+    eventually("all ends are told", || ends().len() == 30);
+    assert!(ends().iter().all(named), "{:?}", ends());
 }
