@@ -70,7 +70,7 @@ fn known(held: Option<Instance>, launched: Option<Instance>) -> Known<impl Fn(In
 
 /// Looks at one process as the monitor does.
 fn look(process: &Process, known: &Known<impl Fn(Instance) -> bool>) -> Observation {
-    let matched = || look_by_matching(&[Arc::new(process.clone())], &known.taken).remove(0);
+    let matched = || look_by_matching(&[Arc::new(process.clone())], [], &known.taken).remove(0);
     without_matching(process, known).unwrap_or_else(matched)
 }
 

@@ -5,7 +5,7 @@
 //! monitor tells who the process is. Its safety net is one `stat` per file on one shared timer.
 //! Spawned by `daemon`, told by `recovery`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -243,19 +243,10 @@ impl PidFiles {
                 None => unmatched.push(process),
             }
         }
-        if !unmatched.is_empty() {
-            // None of these was ever held, so whatever is held or named belongs to another.
-            let named: HashSet<Instance> = all_seen
-                .iter()
-                .filter_map(|(_, seen)| match seen {
-                    Observation::Up(instance) => Some(*instance),
-                    _ => None,
-                })
-                .collect();
-            let taken = |one| self.owners.contains_key(&one) || named.contains(&one);
-            let seen = look_by_matching(&unmatched, &taken);
-            all_seen.extend(unmatched.iter().map(|process| process.name.clone()).zip(seen));
-        }
+        // None of these was ever held, so whatever is held belongs to another.
+        let named = all_seen.iter().map(|(_, seen)| seen);
+        let matched = look_by_matching(&unmatched, named, |one| self.owners.contains_key(&one));
+        all_seen.extend(unmatched.iter().map(|process| process.name.clone()).zip(matched));
         all_seen.into_iter().map(|(process, seen)| self.publish(process, seen)).collect()
     }
 

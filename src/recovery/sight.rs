@@ -1,6 +1,6 @@
 //! Recovery's eyes: which running instance is a process, and taking hold of it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::clock::{self, WallClock};
@@ -38,27 +38,13 @@ impl Recovery {
             .filter(|(_, seen)| seen.is_none())
             .map(|(process, _)| Arc::clone(process))
             .collect();
-        let named: HashSet<Instance> = by_file
-            .iter()
-            .filter_map(|seen| match seen {
-                Some(Observation::Up(instance)) => Some(*instance),
-                _ => None,
-            })
-            .collect();
-        let mut matched = if unseen.is_empty() {
-            vec![]
-        } else {
-            // Somebody's already: named by a PID file, guarded, or a stage and what became of it a
-            // moment ago.
-            let taken = |one: Instance| {
-                named.contains(&one)
-                    || self.guards.owner(one).is_some()
-                    || self.guards.knows_child(one.pid)
-                    || self.is_left(one)
-            };
-            look_by_matching(&unseen, &taken)
-        }
-        .into_iter();
+        // Somebody's already: guarded, a stage, or what became of it a moment ago; or a leftover.
+        let taken = |one: Instance| {
+            self.guards.owner(one).is_some()
+                || self.guards.knows_child(one.pid)
+                || self.is_left(one)
+        };
+        let mut matched = look_by_matching(&unseen, by_file.iter().flatten(), taken).into_iter();
         let or_matched = |seen: Option<_>| seen.or_else(|| matched.next());
         by_file.into_iter().filter_map(or_matched).collect()
     }

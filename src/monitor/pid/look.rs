@@ -2,6 +2,7 @@
 //!
 //! No task and no memory: `pid` looks at each change, `recovery` right before each launch.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -30,15 +31,25 @@ pub struct Known<F: Fn(Instance) -> bool> {
 }
 
 /// Looks at many processes that only matching can tell, over one snapshot. `taken` tells the
-/// instances that are held.
+/// instances that are held; nor are those meant that were `seen` of others in the same look.
 #[must_use]
-pub fn look_by_matching(
+pub fn look_by_matching<'a>(
     processes: &[Arc<Process>],
-    taken: &dyn Fn(Instance) -> bool,
+    seen: impl IntoIterator<Item = &'a Observation>,
+    taken: impl Fn(Instance) -> bool,
 ) -> Vec<Observation> {
+    if processes.is_empty() {
+        return vec![];
+    }
+    let up = seen.into_iter().filter_map(|seen| match seen {
+        Observation::Up(instance) => Some(*instance),
+        _ => None,
+    });
+    let seen: HashSet<Instance> = up.collect();
+    let taken = |one| seen.contains(&one) || taken(one);
     match Table::snapshot() {
         Ok(table) => {
-            who::resolve_all(processes, &table, taken).into_iter().map(observation).collect()
+            who::resolve_all(processes, &table, &taken).into_iter().map(observation).collect()
         }
         Err(error) => vec![blind(&error); processes.len()],
     }
