@@ -168,7 +168,8 @@ impl Daemon {
                 Ok(Some(kernel.causes))
             }
             Err(unavailable) => {
-                self.without_ebpf = Some(unavailable.to_string());
+                // With what the kernel said, if it refused.
+                self.without_ebpf = Some(format!("{:#}", anyhow::Error::from(unavailable)));
                 Ok(None)
             }
         }

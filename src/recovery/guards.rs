@@ -11,9 +11,9 @@ use tracing::{error, warn};
 
 use crate::clock;
 use crate::event::{Exit, Instance, Pid, ProcessName, Time};
-use crate::instance::Held;
 use crate::instance::reaper::Reaper;
 use crate::instance::table::Row;
+use crate::instance::{Held, own_pid};
 use crate::monitor::ebpf::{Causes, merge};
 use crate::wake::{Wake, Woken};
 
@@ -203,6 +203,5 @@ impl Guards {
 }
 
 fn is_own_child(instance: Instance) -> bool {
-    let own = Pid(std::process::id().cast_signed());
-    Row::read(instance.pid).is_ok_and(|row| row.is_some_and(|row| row.parent == own))
+    Row::read(instance.pid).is_ok_and(|row| row.is_some_and(|row| row.parent == own_pid()))
 }
