@@ -8,17 +8,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that fails has nothing to tell")]
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use healer::config::{
-    Backoff, Breaker, InheritEnv, Matching, Output, OutputFile, Process, Recovery, Restart, RunAs,
-    Stop,
-};
-use healer::event::{ProcessName, Signal};
+use healer::config::check::{Environment, check};
+use healer::config::{InheritEnv, Output, OutputFile, Process, Reader, RunAs};
+use healer::event::ProcessName;
 use healer::launch::{Baseline, Launcher};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -132,42 +129,15 @@ async fn launch(launcher: &Launcher, process: &Process) -> (Duration, Duration) 
 }
 
 fn entry(run_as: RunAs) -> Process {
+    let text = b"processes: [{name: it, command: /it, monitor: {type: ebpf}, output: 'null'}]";
+    let checked = check(text, &Environment::new(), &Reader::default()).unwrap();
+    let defaults = Process::clone(&checked.config.processes[0]);
     Process {
         name: ProcessName::new("true"),
-        enabled: true,
         command: PathBuf::from(PROGRAM),
-        args: Vec::new(),
-        env: BTreeMap::new(),
-        inherit_env: InheritEnv::Nothing,
-        working_dir: PathBuf::from("/"),
         run_as,
-        umask: None,
-        limits: BTreeMap::new(),
-        nice: None,
-        oom_score_adj: None,
+        inherit_env: InheritEnv::Nothing,
         output: Output::File(OutputFile { max_bytes: u64::MAX, keep: 1 }),
-        autostart: true,
-        matching: Matching::default(),
-        monitors: Vec::new(),
-        ready_after: Duration::from_secs(1),
-        stop: Stop { signal: Signal(15), timeout: Duration::from_secs(10), leftovers: true },
-        recovery: Recovery {
-            restart: Restart::Always,
-            breaker: Breaker {
-                retries: 3,
-                window: Duration::from_secs(60),
-                cooldown: Duration::from_secs(180),
-                cooldown_factor: 1.0,
-                cooldown_max: Duration::from_secs(180),
-                half_open: Duration::from_secs(2),
-            },
-            backoff: Backoff {
-                initial: Duration::from_secs(1),
-                factor: 2.0,
-                max: Duration::from_secs(30),
-                jitter: 0.0,
-            },
-            start_timeout: Duration::from_secs(10),
-        },
+        ..defaults
     }
 }

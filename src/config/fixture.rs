@@ -1,55 +1,27 @@
-//! A process with the documented defaults, for the tests of the pure machines.
+//! A process with the documented defaults, for tests within this crate.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
-use super::{
-    Backoff, Breaker, Config, InheritEnv, Log, LogFormat, LogLevel, Matching, Monitor, Output,
-    Process, Recovery, Restart, RunAs, Stop,
-};
-use crate::event::{ProcessName, Signal};
+use super::check::{Environment, check};
+use super::{Config, Log, LogFormat, LogLevel, Process, Reader};
+use crate::event::ProcessName;
+
+const TEXT: &[u8] = b"processes: [{name: it, command: /usr/bin/it, run_as_root: true, \
+    output: 'null', monitor: {type: ebpf}}]";
 
 /// `/usr/bin/NAME`, watched by `ebpf`, everything else as by default but without jitter.
 pub fn process(name: &str) -> Process {
-    Process {
-        name: ProcessName::new(name),
-        enabled: true,
-        command: PathBuf::from("/usr/bin").join(name),
-        args: vec![],
-        env: BTreeMap::new(),
-        inherit_env: InheritEnv::Nothing,
-        working_dir: PathBuf::from("/"),
-        run_as: RunAs::Root,
-        umask: None,
-        limits: BTreeMap::new(),
-        nice: None,
-        oom_score_adj: None,
-        output: Output::Null,
-        autostart: true,
-        matching: Matching::default(),
-        monitors: vec![Monitor::Ebpf],
-        ready_after: Duration::from_secs(1),
-        stop: Stop { signal: Signal(15), timeout: Duration::from_secs(10), leftovers: true },
-        recovery: Recovery {
-            restart: Restart::Always,
-            breaker: Breaker {
-                retries: 3,
-                window: Duration::from_secs(60),
-                cooldown: Duration::from_secs(180),
-                cooldown_factor: 1.0,
-                cooldown_max: Duration::from_secs(3600),
-                half_open: Duration::from_secs(2),
-            },
-            backoff: Backoff {
-                initial: Duration::from_secs(1),
-                factor: 2.0,
-                max: Duration::from_secs(30),
-                jitter: 0.0,
-            },
-            start_timeout: Duration::from_secs(10),
-        },
-    }
+    static DEFAULTS: LazyLock<Arc<Process>> = LazyLock::new(|| {
+        let reader = Reader { as_root: true, ..Reader::default() };
+        let checked = check(TEXT, &Environment::new(), &reader).expect("the text has no fault");
+        Arc::clone(&checked.config.processes[0])
+    });
+    let mut process = Process::clone(&DEFAULTS);
+    process.name = ProcessName::new(name);
+    process.command = PathBuf::from("/usr/bin").join(name);
+    process.recovery.backoff.jitter = 0.0;
+    process
 }
 
 /// A configuration of these processes.

@@ -1,12 +1,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rstest::rstest;
 
 use super::*;
-use crate::config::{Backoff, Breaker, Matching, Output, Recovery, Restart, Stop};
-use crate::event::{ProcessName, Signal};
+use crate::config::fixture;
 
 fn baseline() -> Baseline {
     let environment = [
@@ -35,42 +33,9 @@ fn baseline() -> Baseline {
 
 fn process() -> Process {
     Process {
-        name: ProcessName::new("web"),
-        enabled: true,
-        command: PathBuf::from("/usr/bin/web"),
         args: vec!["-x".to_owned(), String::new(), "a b".to_owned()],
-        env: BTreeMap::new(),
-        inherit_env: InheritEnv::Nothing,
         working_dir: PathBuf::from("/srv"),
-        run_as: RunAs::Root,
-        umask: None,
-        limits: BTreeMap::new(),
-        nice: None,
-        oom_score_adj: None,
-        output: Output::Null,
-        autostart: true,
-        matching: Matching::default(),
-        monitors: Vec::new(),
-        ready_after: Duration::from_secs(1),
-        stop: Stop { signal: Signal(15), timeout: Duration::from_secs(10), leftovers: true },
-        recovery: Recovery {
-            restart: Restart::Always,
-            breaker: Breaker {
-                retries: 3,
-                window: Duration::from_secs(60),
-                cooldown: Duration::from_secs(180),
-                cooldown_factor: 1.0,
-                cooldown_max: Duration::from_secs(180),
-                half_open: Duration::from_secs(2),
-            },
-            backoff: Backoff {
-                initial: Duration::from_secs(1),
-                factor: 2.0,
-                max: Duration::from_secs(30),
-                jitter: 0.0,
-            },
-            start_timeout: Duration::from_secs(10),
-        },
+        ..fixture::process("web")
     }
 }
 

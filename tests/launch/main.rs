@@ -15,10 +15,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use healer::config::{
-    Backoff, Breaker, InheritEnv, Matching, Output, OutputFile, Process, Recovery, Restart, RunAs,
-    Stop,
-};
+use healer::config::check::{Environment, check};
+use healer::config::{InheritEnv, Output, OutputFile, Process, Reader, RunAs};
 use healer::event::{ProcessName, Signal};
 use healer::instance::Held;
 use healer::launch::{Baseline, LaunchError, Launcher, Staged};
@@ -148,43 +146,17 @@ fn field_of(text: &str, field: &str) -> String {
 
 /// An entry that runs this command line as healer itself, its output in a file.
 fn process(name: &str, command: &[&str]) -> Process {
+    let text = b"processes: [{name: it, command: /it, monitor: {type: ebpf}, output: 'null'}]";
+    let checked = check(text, &Environment::new(), &Reader::default()).unwrap();
+    let defaults = Process::clone(&checked.config.processes[0]);
     Process {
         name: ProcessName::new(name),
-        enabled: true,
         command: PathBuf::from(command[0]),
         args: command[1..].iter().map(ToString::to_string).collect(),
-        env: BTreeMap::new(),
-        inherit_env: InheritEnv::Nothing,
-        working_dir: PathBuf::from("/"),
         run_as: RunAs::Healer,
-        umask: None,
-        limits: BTreeMap::new(),
-        nice: None,
-        oom_score_adj: None,
+        inherit_env: InheritEnv::Nothing,
         output: Output::File(KEEP_ALL),
-        autostart: true,
-        matching: Matching::default(),
-        monitors: Vec::new(),
-        ready_after: Duration::from_secs(1),
-        stop: Stop { signal: Signal(15), timeout: Duration::from_secs(10), leftovers: true },
-        recovery: Recovery {
-            restart: Restart::Always,
-            breaker: Breaker {
-                retries: 3,
-                window: Duration::from_secs(60),
-                cooldown: Duration::from_secs(180),
-                cooldown_factor: 1.0,
-                cooldown_max: Duration::from_secs(180),
-                half_open: Duration::from_secs(2),
-            },
-            backoff: Backoff {
-                initial: Duration::from_secs(1),
-                factor: 2.0,
-                max: Duration::from_secs(30),
-                jitter: 0.0,
-            },
-            start_timeout: Duration::from_secs(10),
-        },
+        ..defaults
     }
 }
 

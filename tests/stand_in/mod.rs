@@ -2,17 +2,14 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant as Clock};
 
-use healer::config::{
-    Backoff, Breaker, InheritEnv, Matching, Monitor, Output, Process, Recovery, Restart, RunAs,
-    Stop,
-};
+use healer::config::check::{Environment, check};
+use healer::config::{InheritEnv, Process, Reader, RunAs, Stop};
 use healer::event::{Instance, Pid, ProcessName, Signal};
 use healer::instance::Held;
 use healer::instance::table::Table;
@@ -21,43 +18,17 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// An entry as `config` would make it, run as the tests' own user.
 pub fn entry(name: &str, command: &str, args: &[&str]) -> Process {
+    let text = b"processes: [{name: it, command: /it, monitor: {type: ebpf}, output: 'null'}]";
+    let checked = check(text, &Environment::new(), &Reader::default()).unwrap();
+    let defaults = Process::clone(&checked.config.processes[0]);
     Process {
         name: ProcessName::new(name),
-        enabled: true,
         command: command.into(),
         args: args.iter().map(ToString::to_string).collect(),
-        env: BTreeMap::new(),
-        inherit_env: InheritEnv::Nothing,
-        working_dir: "/".into(),
         run_as: RunAs::Healer,
-        umask: None,
-        limits: BTreeMap::new(),
-        nice: None,
-        oom_score_adj: None,
-        output: Output::Null,
-        autostart: true,
-        matching: Matching::default(),
-        monitors: vec![Monitor::Ebpf],
-        ready_after: Duration::from_secs(1),
+        inherit_env: InheritEnv::Nothing,
         stop: quick_stop(),
-        recovery: Recovery {
-            restart: Restart::Always,
-            breaker: Breaker {
-                retries: 3,
-                window: Duration::from_secs(60),
-                cooldown: Duration::from_secs(180),
-                cooldown_factor: 1.0,
-                cooldown_max: Duration::from_secs(3600),
-                half_open: Duration::from_secs(2),
-            },
-            backoff: Backoff {
-                initial: Duration::from_secs(1),
-                factor: 2.0,
-                max: Duration::from_secs(30),
-                jitter: 0.1,
-            },
-            start_timeout: Duration::from_secs(10),
-        },
+        ..defaults
     }
 }
 
