@@ -254,6 +254,18 @@ pub enum Observation {
         /// A sentence fragment for the operator.
         reason: String,
     },
+    /// Its probe succeeds: so many times in a row as it takes to be called healthy.
+    Healthy {
+        /// Which instance was held when it did; `None` for a process that is only watched.
+        instance: Option<Instance>,
+    },
+    /// So many probes in a row failed that it is called hung.
+    Unhealthy {
+        /// Which instance was held while they did; `None` for a process that is only watched.
+        instance: Option<Instance>,
+        /// Why the last one failed: a sentence fragment for the operator.
+        reason: String,
+    },
 }
 
 /// Where a process stands, as operators see it.

@@ -30,6 +30,8 @@ pub enum Command {
     Launched(ProcessName, Instance),
     /// Recovery holds this instance, launched or adopted: it is this process, no other test.
     Held(ProcessName, Instance),
+    /// The instance that recovery held has ended, or is let go.
+    Ended(ProcessName, Instance),
 }
 
 /// A command and where its answer goes.

@@ -138,6 +138,8 @@ impl PidFiles {
                 self.owners.insert(instance, process.clone());
                 self.look_at(BTreeSet::from([process]))
             }
+            // The PID file tells what comes next.
+            Command::Ended(..) => vec![],
         }
     }
 

@@ -241,6 +241,8 @@ impl Recovery {
                     self.looks.push(process);
                 }
             }
+            // No monitor probes yet.
+            Observation::Healthy { .. } | Observation::Unhealthy { .. } => {}
         }
     }
 

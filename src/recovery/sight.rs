@@ -86,6 +86,8 @@ impl Recovery {
             Observation::Up(instance) => self.guard(name, instance),
             Observation::Missing => self.feed(name, Input::Missing),
             Observation::Unclear { reason } => self.feed(name, Input::Unclear { reason }),
+            // No look sees those.
+            Observation::Healthy { .. } | Observation::Unhealthy { .. } => {}
         }
     }
 

@@ -145,8 +145,8 @@ impl Starts {
                 vec![]
             }
             Command::Republish => self.present(self.entries.keys().cloned().collect()),
-            // It is held next.
-            Command::Launched(..) => vec![],
+            // It is held next; and after an end the next start tells itself.
+            Command::Launched(..) | Command::Ended(..) => vec![],
             Command::Held(process, instance) => {
                 // Recovery has to take it from now on.
                 if self.seen.get(&process) == Some(&instance) {
