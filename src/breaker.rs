@@ -114,11 +114,30 @@ impl Breaker {
         }
     }
 
-    /// The running instance is ready.
-    pub fn ready(&mut self) {
+    /// Whether the running instance is ready.
+    pub fn ready(&mut self, is_ready: bool) {
         if let Phase::HalfOpen { ready, .. } = &mut self.phase {
-            *ready = true;
+            *ready = is_ready;
         }
+    }
+
+    /// The process ended, and that says nothing about it: somebody wanted it so. Of a trial, it
+    /// proves neither. Where the breaker is Open, says until when.
+    #[must_use]
+    pub fn stopped(&mut self) -> Option<Time> {
+        match &mut self.phase {
+            Phase::Closed => None,
+            Phase::Open { until } => Some(*until),
+            Phase::HalfOpen { running, ready } => {
+                (*running, *ready) = (None, false);
+                None
+            }
+        }
+    }
+
+    /// Closes it and forgets all failures, as an operator wants. Says whether it was not Closed.
+    pub fn reset(&mut self) -> bool {
+        !matches!(std::mem::take(self).phase, Phase::Closed)
     }
 
     /// The process ended and is to stay so. A trial that came to a wanted end has succeeded: says
@@ -257,7 +276,7 @@ mod tests {
         assert_eq!(breaker.on_time(&POLICY, at(180)), Some(Turn::TrialDue));
         breaker.running(at(181));
         assert_eq!(breaker.on_time(&POLICY, at(300)), None, "never ready");
-        breaker.ready();
+        breaker.ready(true);
         assert_eq!(breaker.next_deadline(&POLICY), Some(at(183)));
         assert_eq!(breaker.on_time(&POLICY, at(183)), Some(Turn::Closed));
         assert_eq!(breaker.failed(&POLICY, at(184)), Answer::Permit, "closing empties the window");
@@ -301,7 +320,7 @@ mod tests {
         assert_eq!(breaker.next_deadline(&POLICY), Some(at(180)), "still Open");
         assert_eq!(breaker.on_time(&POLICY, at(180)), Some(Turn::TrialDue));
         breaker.running(at(180));
-        breaker.ready();
+        breaker.ready(true);
         assert_eq!(breaker.on_time(&POLICY, at(182)), Some(Turn::Closed));
     }
 
@@ -339,7 +358,7 @@ mod tests {
         fn any_order_of_calls_leaves_it_with_a_deadline_that_makes_sense(
             retries in 0_u32..3,
             cooldown_factor in 1.0_f64..100.0,
-            calls in prop::collection::vec((0_u8..5, 0_u64..500), 1..100),
+            calls in prop::collection::vec((0_u8..7, 0_u64..500), 1..100),
         ) {
             let policy = Policy { retries, cooldown_factor, ..POLICY };
             let mut breaker = Breaker::default();
@@ -350,7 +369,9 @@ mod tests {
                     0 => drop(breaker.failed(&policy, now)),
                     1 => breaker.launching(now),
                     2 => breaker.running(now),
-                    3 => breaker.ready(),
+                    3 => breaker.ready(elapsed % 2 == 0),
+                    5 => drop(breaker.stopped()),
+                    6 => drop(breaker.reset()),
                     _ => drop(breaker.on_time(&policy, now)),
                 }
                 // Open, its trial, and then nothing.

@@ -283,6 +283,11 @@ pub enum State {
         /// When the start is due.
         until: Time,
     },
+    /// To be started, but waits for what it depends on.
+    Held {
+        /// For whom, and why that takes so long; at least one.
+        waiting: Vec<Wait>,
+    },
     /// Being started: waits for a launch slot, for what is left of the last instance to go, for
     /// the exec, or for a daemonising command's successor.
     Starting,
@@ -290,8 +295,15 @@ pub enum State {
     Up {
         /// The living instance.
         instance: Instance,
-        /// Whether it lived for `ready_after_secs`.
+        /// Whether its probe succeeds; without one, whether it lived for `ready_after_secs`.
         ready: bool,
+    },
+    /// Being ended.
+    Stopping {
+        /// The instance that is to end.
+        instance: Instance,
+        /// Why, and what keeps it from ending if something does.
+        reason: String,
     },
     /// The breaker is Open: no start before `until`.
     BreakerOpen {
@@ -305,6 +317,51 @@ pub enum State {
     },
     /// Ended, and `restart` says to leave it so.
     Finished,
+    /// Watched, but left as it is until somebody resumes it.
+    Paused {
+        /// By whom, and for how long.
+        pause: Pause,
+        /// The living instance, if there is one.
+        instance: Option<Instance>,
+    },
+}
+
+/// Somebody's wish that a process be left as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Who wished so, in words: `root`, `uid 1000`.
+    pub by: String,
+    /// When it ends by itself; `None`: never.
+    pub until: Option<Time>,
+}
+
+/// What an operator may ask of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// End it, and leave it down until it is resumed.
+    Stop,
+    /// Watch it, but start and end nothing.
+    Pause {
+        /// For so long; `None`: until it is resumed.
+        lasting: Option<Duration>,
+    },
+    /// Undo a stop or a pause, and start it where it is down.
+    Resume,
+    /// End it and start it anew, free of budget; start it where it is down.
+    Restart,
+    /// Close its breaker and forget its failures.
+    Reset,
+}
+
+/// What keeps a process from being started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Which dependency is not ready.
+    pub on: ProcessName,
+    /// Where that one stands, in words: `breaker open`, `starting`.
+    pub reason: String,
+    /// When it is waited for no longer; `None`: until it is ready.
+    pub until: Option<Time>,
 }
 
 impl fmt::Display for State {
@@ -313,12 +370,15 @@ impl fmt::Display for State {
             Self::Unknown { .. } => "unknown",
             Self::Down => "down",
             Self::BackingOff { .. } => "backing-off",
+            Self::Held { .. } => "held",
             Self::Starting => "starting",
             Self::Up { ready: false, .. } => "up",
             Self::Up { ready: true, .. } => "ready",
+            Self::Stopping { .. } => "stopping",
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Trial { .. } => "trial",
             Self::Finished => "finished",
+            Self::Paused { .. } => "paused",
         })
     }
 }
@@ -334,6 +394,20 @@ pub enum Change {
         instance: Instance,
         /// How. Boxed, as it is much larger than all other news.
         exit: Box<Exit>,
+    },
+    /// So many probes of the living instance failed in a row that it is to be replaced.
+    Hung {
+        /// Which one.
+        instance: Instance,
+        /// Why the last probe failed.
+        reason: String,
+    },
+    /// The guarded instance cannot be ended.
+    Stuck {
+        /// Which one.
+        instance: Instance,
+        /// What keeps it.
+        reason: String,
     },
     /// A launch was confirmed: the program runs.
     Started {

@@ -6,15 +6,17 @@
 //! right after a preparation, which looks again if others had time to start one.
 
 use crate::config::{Process, Restart};
-use crate::event::{Change, End, Exit, Instance, State, Time};
+use crate::event::{Change, Instance, Pause, State, Time};
 
-use self::policy::{
-    RELOOK_DOWN, RELOOK_SUCCESSOR, RELOOK_UNCLEAR, STALE_PREPARATION, delay, ended_by_itself,
-    is_failure,
-};
+use self::policy::{RELOOK_DOWN, RELOOK_SUCCESSOR, RELOOK_UNCLEAR, RESTOP};
+use self::standing::Standing;
 pub use self::words::{Action, Input};
 
+mod end;
 mod policy;
+mod requests;
+mod standing;
+mod start;
 mod words;
 
 /// One process's life.
@@ -31,56 +33,12 @@ pub struct Lifecycle {
     last: Option<(Instance, Time)>,
     /// How often in a row it was looked at in vain.
     doubts: u32,
+    /// Somebody wants it left as it is.
+    paused: Option<Pause>,
+    /// And, if something of it comes up, ended.
+    stop_wanted: bool,
     /// The state that the world was told last.
     told: State,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Standing {
-    /// Cannot tell. `wanted`: to be started once it is known not to run.
-    Unknown {
-        reason: String,
-        wanted: bool,
-        look_at: Time,
-    },
-    Down {
-        look_at: Time,
-    },
-    Finished {
-        look_at: Time,
-    },
-    /// A failure awaits the breaker's answer, which comes before anything else does.
-    Judged,
-    BackingOff {
-        until: Time,
-    },
-    Refused {
-        until: Time,
-    },
-    Preparing,
-    Queued {
-        prepared: Time,
-    },
-    Launching {
-        prepared: Time,
-    },
-    /// Its command exited 0 before it was ready; a daemon may have come out of it.
-    Succession {
-        /// The instance that exited.
-        launched: Instance,
-        /// When the launch was confirmed.
-        launched_at: Time,
-        exit: Exit,
-        looks: u32,
-        look_at: Time,
-    },
-    Up {
-        instance: Instance,
-        since: Time,
-        ready: bool,
-        /// When healer launched it; `None` for an adopted one.
-        launched: Option<Time>,
-    },
 }
 
 impl Lifecycle {
@@ -93,7 +51,17 @@ impl Lifecycle {
         };
         let told = State::Unknown { reason: String::new() };
         (
-            Self { standing, trial: false, row: 0, delayable: false, last: None, doubts: 0, told },
+            Self {
+                standing,
+                trial: false,
+                row: 0,
+                delayable: false,
+                last: None,
+                doubts: 0,
+                paused: None,
+                stop_wanted: false,
+                told,
+            },
             Action::Look,
         )
     }
@@ -102,8 +70,8 @@ impl Lifecycle {
     pub fn on(&mut self, process: &Process, input: Input, now: Time) -> Vec<Action> {
         let mut actions = self.step(process, input, now);
         let to = self.state();
-        // A judged failure is on its way elsewhere: the breaker's answer tells the move.
-        if to != self.told && self.standing != Standing::Judged {
+        // Where an answer is due at once, that answer tells the move.
+        if to != self.told && !self.standing.is_passing() {
             let from = std::mem::replace(&mut self.told, to.clone());
             actions.push(Action::Tell(Change::Moved { from, to }));
         }
@@ -113,46 +81,19 @@ impl Lifecycle {
     /// Where it stands, as operators see it.
     #[must_use]
     pub fn state(&self) -> State {
-        match &self.standing {
-            Standing::Unknown { reason, .. } => State::Unknown { reason: reason.clone() },
-            Standing::Up { instance, .. } if self.trial => {
-                State::Trial { instance: Some(*instance) }
+        match &self.paused {
+            Some(pause) if !matches!(self.standing, Standing::Stopping { .. }) => {
+                State::Paused { pause: pause.clone(), instance: self.standing.instance() }
             }
-            Standing::Up { instance, ready, .. } => {
-                State::Up { instance: *instance, ready: *ready }
-            }
-            Standing::Refused { until } => State::BreakerOpen { until: *until },
-            Standing::Down { .. } => State::Down,
-            Standing::Finished { .. } => State::Finished,
-            _ if self.trial => State::Trial { instance: None },
-            Standing::BackingOff { until } => State::BackingOff { until: *until },
-            Standing::Judged
-            | Standing::Preparing
-            | Standing::Queued { .. }
-            | Standing::Launching { .. }
-            | Standing::Succession { .. } => State::Starting,
+            _ => self.standing.state(self.trial),
         }
     }
 
     /// When a [`Input::Tick`] will change something.
     #[must_use]
     pub fn next_deadline(&self, process: &Process) -> Option<Time> {
-        match &self.standing {
-            Standing::Unknown { look_at, .. }
-            | Standing::Down { look_at }
-            | Standing::Finished { look_at } => Some(*look_at),
-            Standing::BackingOff { until } => Some(*until),
-            Standing::Succession { launched_at, look_at, .. } => {
-                Some(launched_at.after(process.recovery.start_timeout).min(*look_at))
-            }
-            Standing::Up { since, ready: false, .. } => Some(since.after(process.ready_after)),
-            Standing::Up { ready: true, .. }
-            | Standing::Judged
-            | Standing::Refused { .. }
-            | Standing::Preparing
-            | Standing::Queued { .. }
-            | Standing::Launching { .. } => None,
-        }
+        let pause = self.paused.as_ref().and_then(|pause| pause.until);
+        self.standing.deadline(process).into_iter().chain(pause).min()
     }
 
     /// Whether a running instance, found by whomever, would be taken as the process now.
@@ -160,7 +101,10 @@ impl Lifecycle {
     pub fn seeks(&self) -> bool {
         !matches!(
             self.standing,
-            Standing::Up { .. } | Standing::Launching { .. } | Standing::Judged
+            Standing::Up { .. }
+                | Standing::Stopping { .. }
+                | Standing::Launching { .. }
+                | Standing::Judged
         )
     }
 
@@ -171,21 +115,52 @@ impl Lifecycle {
     }
 
     fn step(&mut self, process: &Process, input: Input, now: Time) -> Vec<Action> {
+        match input {
+            Input::Found { .. } | Input::Missing | Input::Unclear { .. } => {
+                self.seen(process, input, now)
+            }
+            Input::Ended { .. }
+            | Input::Stuck { .. }
+            | Input::Healthy { .. }
+            | Input::Unhealthy { .. } => self.of_the_living(process, input, now),
+            Input::Permitted | Input::Refused { .. } | Input::TrialDue | Input::Proved => {
+                self.breaker_says(process, input, now)
+            }
+            Input::Held { .. }
+            | Input::Released
+            | Input::Prepared
+            | Input::Go
+            | Input::Launched { .. }
+            | Input::LaunchFailed { .. }
+            | Input::NodeFault
+            | Input::NoSuccessor => self.start_goes_on(process, input, now),
+            Input::Restart { reason } => {
+                let may = matches!(self.standing, Standing::Up { .. }) && self.paused.is_none();
+                if may { self.restart(reason) } else { vec![] }
+            }
+            Input::Asked { request, by } => self.asked(process, request, by, now),
+            Input::Tick => self.tick(process, now),
+        }
+    }
+
+    /// A look has an answer, or a monitor saw something.
+    fn seen(&mut self, process: &Process, input: Input, now: Time) -> Vec<Action> {
         match (&self.standing, input) {
             (Standing::Succession { launched_at, .. }, Input::Found { instance, .. }) => {
+                // The daemon that came out of a launch takes the place of the command that exited.
+                // It has what is left of that launch's time.
                 let launched_at = *launched_at;
-                self.replaced(instance, launched_at, now)
+                self.up(instance, launched_at, now, None)
             }
             (_, Input::Found { instance, started }) if self.seeks() => {
                 self.adopted(process, instance, started, now)
             }
 
             (Standing::Unknown { wanted, .. }, Input::Missing) => {
-                if *wanted || process.autostart {
-                    self.prepare(false)
+                if self.paused.is_none() && (*wanted || process.autostart) {
+                    self.want_start(false)
                 } else {
-                    self.standing = Standing::Down { look_at: now.after(RELOOK_DOWN) };
-                    vec![]
+                    self.down(now)
                 }
             }
             (Standing::Unknown { wanted, .. }, Input::Unclear { reason }) => {
@@ -195,16 +170,21 @@ impl Lifecycle {
             (Standing::Preparing, Input::Unclear { reason }) => self.doubt(reason, true, now),
             // What the preparation found is gone again.
             (Standing::Preparing, Input::Missing) => self.prepare(false),
+            // Old news.
+            _ => vec![],
+        }
+    }
 
-            (Standing::Up { instance, .. }, Input::Ended { instance: ended, exit })
-                if *instance == ended =>
-            {
-                self.ended(process, exit, now)
-            }
-
+    fn breaker_says(&mut self, process: &Process, input: Input, now: Time) -> Vec<Action> {
+        match (&self.standing, input) {
             (Standing::Judged, Input::Permitted) => self.permitted(process, now),
             (Standing::Judged, Input::Refused { until }) => {
                 self.trial = false;
+                self.standing = Standing::Refused { until };
+                vec![]
+            }
+
+            (Standing::Down { .. }, Input::Refused { until }) => {
                 self.standing = Standing::Refused { until };
                 vec![]
             }
@@ -215,57 +195,36 @@ impl Lifecycle {
                     return self.finished(now);
                 }
                 self.trial = true;
-                self.prepare(true)
+                if self.paused.is_some() {
+                    return self.down(now);
+                }
+                self.want_start(true)
             }
             // Adopted while the breaker was Open: it proves itself without a start.
             (Standing::Up { ready, .. }, Input::TrialDue) => {
                 self.trial = true;
                 if *ready { vec![Action::Running, Action::Ready] } else { vec![Action::Running] }
             }
+            // It is on its way by an operator's wish, or will be: that will be its trial.
+            (_, Input::TrialDue) => {
+                self.trial = true;
+                vec![]
+            }
             (_, Input::Proved) => {
                 self.trial = false;
                 self.row = 0;
                 vec![]
             }
-
-            (Standing::Preparing, Input::Prepared) => {
-                self.standing = Standing::Queued { prepared: now };
-                vec![Action::Enqueue]
-            }
-            (Standing::Launching { prepared }, Input::NodeFault) => {
-                self.standing = Standing::Queued { prepared: *prepared };
-                vec![Action::Enqueue]
-            }
-            (Standing::Queued { prepared }, Input::Go) => {
-                if now.since(*prepared) > STALE_PREPARATION {
-                    return self.prepare(true);
-                }
-                self.standing = Standing::Launching { prepared: *prepared };
-                vec![Action::Launch]
-            }
-            (Standing::Launching { .. }, Input::Launched { instance }) => {
-                self.launched(instance, now)
-            }
-            (Standing::Launching { .. }, Input::LaunchFailed { reason }) => {
-                let mut actions = vec![Action::Tell(Change::LaunchFailed { reason })];
-                self.delayable = true;
-                actions.extend(self.judge(process, &Exit::default(), now));
-                actions
-            }
-
-            (Standing::Succession { exit, .. }, Input::NoSuccessor) => {
-                let exit = exit.clone();
-                self.without_daemon(process, &exit, now)
-            }
-
-            (_, Input::Tick) => self.tick(process, now),
             // Old news.
             _ => vec![],
         }
     }
 
     fn tick(&mut self, process: &Process, now: Time) -> Vec<Action> {
-        if self.next_deadline(process).is_none_or(|deadline| deadline > now) {
+        if self.paused.as_ref().is_some_and(|pause| pause.until.is_some_and(|until| until <= now)) {
+            return self.resume(process);
+        }
+        if self.standing.deadline(process).is_none_or(|deadline| deadline > now) {
             return vec![];
         }
         match &mut self.standing {
@@ -277,7 +236,11 @@ impl Lifecycle {
                 *look_at = now.after(RELOOK_DOWN);
                 vec![Action::Look]
             }
-            Standing::BackingOff { .. } => self.prepare(true),
+            Standing::BackingOff { .. } => self.want_start(true),
+            Standing::Stopping { instance, stuck: Some((_, again)), .. } => {
+                *again = now.after(RESTOP);
+                vec![Action::Stop { instance: *instance }]
+            }
             Standing::Succession { launched, launched_at, exit, looks, look_at } => {
                 if launched_at.after(process.recovery.start_timeout) > now {
                     *looks = looks.saturating_add(1);
@@ -287,11 +250,7 @@ impl Lifecycle {
                 let exit = exit.clone();
                 self.without_daemon(process, &exit, now)
             }
-            Standing::Up { ready, .. } => {
-                *ready = true;
-                self.row = 0;
-                vec![Action::Ready]
-            }
+            Standing::Up { .. } => self.healthy(),
             _ => vec![],
         }
     }
@@ -303,8 +262,9 @@ impl Lifecycle {
         started: Time,
         now: Time,
     ) -> Vec<Action> {
-        let ready = now.since(started) >= process.ready_after;
-        self.standing = Standing::Up { instance, since: started, ready, launched: None };
+        let (launched, hung) = (None, None);
+        let ready = standing::ready_at(process, started, now, launched).is_some_and(|at| at <= now);
+        self.standing = Standing::Up { instance, since: started, held: now, ready, hung, launched };
         (self.row, self.doubts) = (0, 0);
         let mut actions = vec![Action::Tell(Change::Adopted(instance)), Action::Running];
         if ready {
@@ -313,91 +273,10 @@ impl Lifecycle {
         actions
     }
 
-    fn launched(&mut self, instance: Instance, now: Time) -> Vec<Action> {
-        let outage = self.last.map(|(_, ended)| now.since(ended));
-        self.doubts = 0;
-        self.standing = Standing::Up { instance, since: now, ready: false, launched: Some(now) };
-        vec![Action::Tell(Change::Started { instance, outage }), Action::Running]
-    }
-
-    fn ended(&mut self, process: &Process, exit: Exit, now: Time) -> Vec<Action> {
-        let Standing::Up { instance, ready, launched, .. } = self.standing else { return vec![] };
-        self.last = Some((instance, now));
-        let tell = Action::Tell(Change::Ended { instance, exit: Box::new(exit.clone()) });
-        if let Some(launched_at) = launched
-            && exit.end == Some(End::Code(0))
-            && now < launched_at.after(process.recovery.start_timeout)
-        {
-            // Not at once: a double fork may be half done.
-            let look_at = now.after(RELOOK_SUCCESSOR.initial);
-            self.delayable = !ready;
-            let (launched, looks) = (instance, 0);
-            self.standing = Standing::Succession { launched, launched_at, exit, looks, look_at };
-            return vec![tell];
-        }
-        self.delayable = !ready && ended_by_itself(&exit);
-        let mut actions = vec![tell];
-        actions.extend(self.judge(process, &exit, now));
-        actions
-    }
-
-    /// The daemon that came out of a launch takes the place of the command that exited. It has
-    /// what is left of that launch's time.
-    fn replaced(&mut self, instance: Instance, launched_at: Time, now: Time) -> Vec<Action> {
-        self.standing =
-            Standing::Up { instance, since: now, ready: false, launched: Some(launched_at) };
-        vec![Action::Tell(Change::Started { instance, outage: None }), Action::Running]
-    }
-
-    /// A command exited 0 and left no daemon. That is an end as any other of one that had been
-    /// ready, and no failure where `restart` takes it for a wanted one.
-    fn without_daemon(&mut self, process: &Process, exit: &Exit, now: Time) -> Vec<Action> {
-        let mut actions = self.judge(process, exit, now);
-        if self.delayable && self.standing == Standing::Judged {
-            let reason = "exited 0 without leaving a daemon".to_owned();
-            actions.insert(0, Action::Tell(Change::LaunchFailed { reason }));
-        }
-        actions
-    }
-
-    /// After an end: restart, or leave it so.
-    fn judge(&mut self, process: &Process, exit: &Exit, now: Time) -> Vec<Action> {
-        if is_failure(process.recovery.restart, exit) {
-            self.standing = Standing::Judged;
-            vec![Action::Judge]
-        } else {
-            self.finished(now)
-        }
-    }
-
-    fn finished(&mut self, now: Time) -> Vec<Action> {
-        self.trial = false;
-        self.standing = Standing::Finished { look_at: now.after(RELOOK_DOWN) };
-        vec![Action::Finished]
-    }
-
-    fn doubt(&mut self, reason: String, wanted: bool, now: Time) -> Vec<Action> {
-        let look_at = now.after(RELOOK_UNCLEAR.delay(self.doubts));
-        self.doubts = self.doubts.saturating_add(1);
-        self.standing = Standing::Unknown { reason, wanted, look_at };
-        vec![]
-    }
-
-    fn permitted(&mut self, process: &Process, now: Time) -> Vec<Action> {
-        self.row = self.row.saturating_add(1);
-        if self.delayable && self.row >= 2 {
-            let delay = delay(&process.recovery.backoff, self.row, now);
-            self.standing = Standing::BackingOff { until: now.after(delay) };
-            vec![]
-        } else {
-            // One that ended before it was ready may have left what could not be told yet.
-            self.prepare(self.delayable)
-        }
-    }
-
-    fn prepare(&mut self, look: bool) -> Vec<Action> {
-        self.standing = Standing::Preparing;
-        vec![Action::Prepare { last: self.last.map(|(instance, _)| instance), look }]
+    /// It is down, and nothing is under way; only the breaker may have another word.
+    fn down(&mut self, now: Time) -> Vec<Action> {
+        self.standing = Standing::Down { look_at: now.after(RELOOK_DOWN) };
+        vec![Action::Stopped]
     }
 }
 

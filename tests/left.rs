@@ -69,7 +69,7 @@ async fn stopped_processes_are_ended_politely_too() {
     until("the shell loops", || !children_of(shell.pid()).is_empty());
     let held = held(shell.instance());
     held.signal(Signal(libc::SIGSTOP)).unwrap();
-    left::stop(&held, quick_stop()).await.unwrap();
+    left::stop(&held, quick_stop(), |_| false).await.unwrap();
     assert!(mark.exists(), "it could act upon SIGTERM");
     assert!(is_dead(shell.instance()));
 }
@@ -79,7 +79,7 @@ async fn a_real_time_signal_ends_an_instance_too() {
     let shell = shell("sleep 600 & wait", 2);
     let held = held(shell.instance());
     let stop = Stop { signal: Signal(37), ..quick_stop() };
-    left::stop(&held, stop).await.unwrap();
+    left::stop(&held, stop, |_| false).await.unwrap();
     assert_eq!(members(shell.pid()), []);
 }
 
@@ -113,7 +113,7 @@ async fn a_living_instance_is_stopped_with_its_session_unless_leftovers_are_kept
     for leftovers in [true, false] {
         let shell = shell("trap '' HUP; sleep 600 & exec sleep 600", 2);
         let held = held(shell.instance());
-        left::stop(&held, Stop { leftovers, ..quick_stop() }).await.unwrap();
+        left::stop(&held, Stop { leftovers, ..quick_stop() }, |_| false).await.unwrap();
         assert_eq!(members(shell.pid()).len(), usize::from(!leftovers));
         end_session(shell.pid());
     }

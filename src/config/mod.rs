@@ -158,6 +158,12 @@ impl Process {
         self.pid_monitor().map(|(path, _)| path)
     }
 
+    /// How long one probe may take, where one of the monitors probes.
+    #[must_use]
+    pub fn probe_timeout(&self) -> Option<Duration> {
+        None
+    }
+
     /// The PID file and `interval_secs`, where one of the monitors is `type: pid`.
     #[must_use]
     pub fn pid_monitor(&self) -> Option<(&Path, Duration)> {

@@ -235,7 +235,7 @@ impl World {
             for instance in started {
                 let seen = DemoError::system("take hold of the demo's service");
                 if let Some(held) = Held::open_exactly(instance).map_err(seen)? {
-                    left::stop(&held, STOP).await?;
+                    left::stop(&held, STOP, |_| false).await?;
                 }
             }
         }

@@ -155,12 +155,17 @@ pub async fn clear(
     }
 }
 
-/// Ends a living instance, then what is left of it where `stop.leftovers` says so.
+/// Ends a living instance, then what is left of it where `stop.leftovers` says so; nothing of those
+/// that `guarded` tells.
 ///
 /// # Errors
 ///
 /// [`Stuck`].
-pub async fn stop(held: &Held, stop: Stop) -> Result<(), Stuck> {
+pub async fn stop(
+    held: &Held,
+    stop: Stop,
+    guarded: impl Fn(Instance) -> bool + Send + Sync,
+) -> Result<(), Stuck> {
     let one = std::slice::from_ref(held);
     ask(one, stop.signal)?;
     if !all_ended(held.instance(), one, Instant::now() + stop.timeout).await? {
@@ -169,7 +174,7 @@ pub async fn stop(held: &Held, stop: Stop) -> Result<(), Stuck> {
             return survivors(one);
         }
     }
-    if stop.leftovers { clear(held.instance(), stop, |_| false).await } else { Ok(()) }
+    if stop.leftovers { clear(held.instance(), stop, guarded).await } else { Ok(()) }
 }
 
 fn ask(all: &[Held], signal: Signal) -> Result<(), Stuck> {

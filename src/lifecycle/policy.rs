@@ -22,6 +22,8 @@ pub(super) const RELOOK_SUCCESSOR: Backoff = Backoff {
     max: Duration::from_secs(1),
     jitter: 0.0,
 };
+/// How soon to try again to end what cannot be ended.
+pub(super) const RESTOP: Duration = Duration::from_secs(30);
 /// A launch that could not be made for so long is prepared anew: others had time to start an
 /// instance. No shorter, for with a thousand in the queue each such look takes its time.
 pub(super) const STALE_PREPARATION: Duration = Duration::from_secs(60);

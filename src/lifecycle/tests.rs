@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::policy::delay;
 use super::*;
 use crate::config::Backoff;
 use crate::config::fixture;
-use crate::event::{Pid, Signal};
+use crate::event::{End, Exit, Pid, ProcessName, Request, Signal, Wait};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -31,18 +32,28 @@ struct Life {
     inner: Lifecycle,
     process: Process,
     now: Time,
+    /// Whether its dependencies hold it; else they release it at once.
+    held: bool,
 }
 
 impl Life {
     fn new(process: Process) -> Self {
         let (life, look) = Lifecycle::new(at(0));
         assert_eq!(look, Action::Look);
-        Self { inner: life, process, now: at(0) }
+        Self { inner: life, process, now: at(0), held: false }
     }
 
     fn on(&mut self, input: Input) -> Vec<Action> {
         let actions = self.inner.on(&self.process, input, self.now);
-        actions.into_iter().filter(|action| !matches!(action, Action::Tell(_))).collect()
+        let mut wanted = Vec::new();
+        for action in actions {
+            match action {
+                Action::Tell(_) => {}
+                Action::Await if !self.held => wanted.extend(self.on(Input::Released)),
+                action => wanted.push(action),
+            }
+        }
+        wanted
     }
 
     fn at(&mut self, millis: u64, input: Input) -> Vec<Action> {
@@ -103,7 +114,7 @@ fn one_death_counts_once_however_often_it_is_reported() {
 fn without_autostart_a_missing_process_stays_down_until_somebody_starts_it() {
     let process = Process { autostart: false, ..fixture::process("web") };
     let mut life = Life::new(process);
-    assert_eq!(life.on(Input::Missing), []);
+    assert_eq!(life.on(Input::Missing), [Action::Stopped]);
     assert_eq!(life.inner.state(), State::Down);
     assert_eq!(life.at(30_000, Input::Tick), [Action::Look]);
     let found = Input::Found { instance: instance(5), started: at(29_000) };
@@ -385,7 +396,7 @@ fn every_move_is_told_once_with_where_it_came_from() {
     let mut life = started(fixture::process("web"));
     let ended = Input::Ended { instance: instance(1), exit: signal(9) };
     let mut told = Vec::new();
-    for input in [ended, Input::Permitted, Input::Prepared, Input::Go] {
+    for input in [ended, Input::Permitted, Input::Released, Input::Prepared, Input::Go] {
         told.extend(life.inner.on(&life.process, input, at(5)).into_iter().filter_map(|action| {
             match action {
                 Action::Tell(Change::Moved { from, to }) => Some((from, to)),
@@ -395,6 +406,194 @@ fn every_move_is_told_once_with_where_it_came_from() {
     }
     let up = State::Up { instance: instance(1), ready: false };
     assert_eq!(told, [(up, State::Starting)]);
+}
+
+fn asked(request: Request) -> Input {
+    Input::Asked { request, by: "root".into() }
+}
+
+fn paused(instance: Option<Instance>, until: Option<Time>) -> State {
+    State::Paused { pause: Pause { by: "root".into(), until }, instance }
+}
+
+fn unhealthy(pid: i32) -> Input {
+    Input::Unhealthy { instance: instance(pid), reason: "timed out".into() }
+}
+
+fn stop(pid: i32) -> Action {
+    Action::Stop { instance: instance(pid) }
+}
+
+fn wait_for(target: &str) -> Wait {
+    Wait { on: ProcessName::new(target), reason: "starting".into(), until: None }
+}
+
+#[test]
+fn held_by_a_dependency_it_is_looked_for_anew_before_its_start() {
+    let mut life = started(fixture::process("web"));
+    life.held = true;
+    assert_eq!(life.end(1, signal(9)), [Action::Judge]);
+    assert_eq!(life.on(Input::Permitted), [Action::Await]);
+    assert_eq!(life.inner.state(), State::Starting, "no answer yet");
+    let waiting = vec![wait_for("db")];
+    assert_eq!(life.on(Input::Held { waiting: waiting.clone() }), []);
+    assert_eq!(life.inner.state(), State::Held { waiting });
+    let look = Action::Prepare { last: Some(instance(1)), look: true };
+    assert_eq!(life.on(Input::Released), [look]);
+}
+
+#[test]
+fn held_by_a_dependency_it_is_adopted_where_somebody_starts_it() {
+    let mut life = Life::new(fixture::process("web"));
+    life.held = true;
+    assert_eq!(life.on(Input::Missing), [Action::Await]);
+    assert_eq!(life.on(Input::Held { waiting: vec![wait_for("db")] }), []);
+    assert!(life.inner.seeks());
+    let found = Input::Found { instance: instance(5), started: at(0) };
+    assert_eq!(life.on(found), [Action::Running]);
+    assert_eq!(life.on(Input::Released), [], "old news");
+}
+
+#[test]
+fn a_hung_instance_is_ended_and_its_end_is_a_failure_however_it_ended() {
+    let mut process = fixture::process("web");
+    process.recovery.restart = Restart::OnFailure;
+    let mut life = started(process);
+    assert_eq!(life.on(unhealthy(1)), [stop(1)]);
+    let reason = "hung: timed out".into();
+    assert_eq!(life.inner.state(), State::Stopping { instance: instance(1), reason });
+    assert_eq!(life.on(unhealthy(1)), [], "told twice");
+    assert_eq!(life.end(1, code(0)), [Action::Judge]);
+    assert_eq!(life.on(Input::Permitted), [prepare(1)]);
+}
+
+#[test]
+fn a_hung_instance_of_another_time_is_old_news() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.on(unhealthy(7)), []);
+    assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: false });
+}
+
+#[test]
+fn what_never_restarts_is_not_ended_for_being_hung_but_is_ready_no_longer() {
+    let mut process = fixture::process("web");
+    process.recovery.restart = Restart::Never;
+    let mut life = started(process);
+    assert_eq!(life.at(1_000, Input::Tick), [Action::Ready]);
+    assert_eq!(life.on(unhealthy(1)), [Action::Unready]);
+    assert_eq!(life.inner.next_deadline(&life.process), None, "time alone heals no hang");
+    assert_eq!(life.on(Input::Healthy { instance: instance(1) }), [Action::Ready]);
+}
+
+#[test]
+fn what_cannot_be_ended_is_tried_again_and_nothing_is_started_beside_it() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.on(unhealthy(1)), [stop(1)]);
+    let stuck = Input::Stuck { instance: instance(1), reason: "state D".into() };
+    assert_eq!(life.on(stuck), []);
+    let reason = "hung: timed out; state D".into();
+    assert_eq!(life.inner.state(), State::Stopping { instance: instance(1), reason });
+    assert_eq!(life.at(30_000, Input::Tick), [stop(1)]);
+    assert_eq!(life.at(60_000, Input::Tick), [stop(1)]);
+    assert_eq!(life.end(1, signal(9)), [Action::Judge]);
+}
+
+#[test]
+fn stopped_by_an_operator_it_stays_down_until_it_is_resumed() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.on(asked(Request::Stop)), [stop(1)]);
+    assert_eq!(life.end(1, signal(15)), [Action::Stopped]);
+    assert_eq!(life.inner.state(), paused(None, None));
+    assert_eq!(life.at(30_000, Input::Tick), [Action::Look]);
+    assert_eq!(life.on(Input::Missing), []);
+    let again = Action::Prepare { last: Some(instance(1)), look: true };
+    assert_eq!(life.on(asked(Request::Resume)), [again]);
+    life.launch(2);
+}
+
+#[test]
+fn resumed_while_it_is_being_stopped_it_is_started_again() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.on(asked(Request::Stop)), [stop(1)]);
+    assert_eq!(life.on(asked(Request::Resume)), []);
+    assert_eq!(life.end(1, signal(15)), [Action::Stopped, prepare(1)]);
+}
+
+#[rstest]
+#[case::preparing(vec![])]
+#[case::queued(vec![Input::Prepared])]
+fn stopped_before_its_launch_it_is_not_launched(#[case] way: Vec<Input>) {
+    let mut life = Life::new(fixture::process("web"));
+    let _ = life.on(Input::Missing);
+    for input in way {
+        let _ = life.on(input);
+    }
+    assert_eq!(life.on(asked(Request::Stop)), [Action::Stopped]);
+    assert_eq!(life.on(Input::Prepared), []);
+    assert_eq!(life.on(Input::Go), []);
+    assert_eq!(life.inner.state(), paused(None, None));
+}
+
+#[test]
+fn stopped_while_its_launch_is_under_way_it_is_ended_once_it_runs() {
+    let mut life = Life::new(fixture::process("web"));
+    let _ = life.on(Input::Missing);
+    let _ = life.on(Input::Prepared);
+    assert_eq!(life.on(Input::Go), [Action::Launch]);
+    assert_eq!(life.on(asked(Request::Stop)), []);
+    assert_eq!(life.on(Input::Launched { instance: instance(1) }), [Action::Running, stop(1)]);
+}
+
+#[test]
+fn a_pause_leaves_the_living_alone_and_the_dead_dead_until_its_time_is_over() {
+    let mut life = started(fixture::process("web"));
+    let pause = Request::Pause { lasting: Some(Duration::from_secs(10)) };
+    assert_eq!(life.on(asked(pause)), []);
+    assert_eq!(life.inner.state(), paused(Some(instance(1)), Some(at(10_000))));
+    assert_eq!(life.on(unhealthy(1)), [], "noted");
+    assert_eq!(life.end(1, signal(9)), [Action::Stopped]);
+    assert_eq!(life.inner.next_deadline(&life.process), Some(at(10_000)));
+    let again = Action::Prepare { last: Some(instance(1)), look: true };
+    assert_eq!(life.at(10_000, Input::Tick), [again]);
+}
+
+#[test]
+fn a_hang_during_a_pause_is_acted_upon_after_it() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.on(asked(Request::Pause { lasting: None })), []);
+    assert_eq!(life.on(unhealthy(1)), []);
+    assert_eq!(life.on(asked(Request::Resume)), [stop(1)]);
+}
+
+#[test]
+fn a_pause_does_not_shorten_the_breakers_open_period() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.end(1, code(1)), [Action::Judge]);
+    assert_eq!(life.on(Input::Refused { until: at(180_000) }), []);
+    assert_eq!(life.on(asked(Request::Pause { lasting: None })), []);
+    assert_eq!(life.on(asked(Request::Resume)), []);
+    assert_eq!(life.inner.state(), State::BreakerOpen { until: at(180_000) });
+}
+
+#[test]
+fn restarted_on_request_it_costs_no_budget() {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.on(asked(Request::Restart)), [stop(1)]);
+    assert_eq!(life.end(1, signal(15)), [Action::Stopped, prepare(1)]);
+    life.launch(2);
+    assert_eq!(life.on(Input::Restart { reason: "db was restarted".into() }), [stop(2)]);
+    assert_eq!(life.end(2, signal(15)), [Action::Stopped, prepare(2)]);
+}
+
+#[rstest]
+#[case::reset(Request::Reset)]
+#[case::restart(Request::Restart)]
+fn an_operator_may_start_what_the_breaker_refuses(#[case] request: Request) {
+    let mut life = started(fixture::process("web"));
+    assert_eq!(life.end(1, code(1)), [Action::Judge]);
+    assert_eq!(life.on(Input::Refused { until: at(180_000) }), []);
+    let look = Action::Prepare { last: Some(instance(1)), look: true };
+    assert_eq!(life.on(asked(request)), [look]);
 }
 
 fn any_exit() -> impl Strategy<Value = Exit> {
@@ -411,6 +610,12 @@ fn any_input() -> impl Strategy<Value = Input> {
         (1..4, any_exit()).prop_map(|(pid, exit)| Input::Ended { instance: instance(pid), exit }),
         (1..4).prop_map(|pid| Input::Launched { instance: instance(pid) }),
         (0_u64..200_000).prop_map(|until| Input::Refused { until: at(until) }),
+        (1..4).prop_map(|pid| Input::Healthy { instance: instance(pid) }),
+        (1..4).prop_map(unhealthy),
+        (1..4).prop_map(|pid| Input::Stuck { instance: instance(pid), reason: String::new() }),
+        (0_u64..20).prop_map(|secs| {
+            asked(Request::Pause { lasting: Some(Duration::from_secs(secs)) })
+        }),
         prop::sample::select(vec![
             Input::Missing,
             Input::Unclear { reason: reason() },
@@ -422,6 +627,13 @@ fn any_input() -> impl Strategy<Value = Input> {
             Input::LaunchFailed { reason: reason() },
             Input::NodeFault,
             Input::NoSuccessor,
+            Input::Held { waiting: vec![wait_for("db")] },
+            Input::Released,
+            Input::Restart { reason: reason() },
+            asked(Request::Stop),
+            asked(Request::Resume),
+            asked(Request::Restart),
+            asked(Request::Reset),
             Input::Tick,
         ]),
     ]

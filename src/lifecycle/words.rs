@@ -1,6 +1,6 @@
 //! What a lifecycle is told, and what it wants done.
 
-use crate::event::{Change, Exit, Instance, Time};
+use crate::event::{Change, Exit, Instance, Request, Time, Wait};
 
 /// What a lifecycle is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,13 @@ pub enum Input {
     TrialDue,
     /// The trial proved itself.
     Proved,
+    /// Its dependencies do not allow a start now.
+    Held {
+        /// What it waits for; not empty.
+        waiting: Vec<Wait>,
+    },
+    /// Its dependencies allow a start.
+    Released,
     /// No instance runs, and nothing is left of the last one.
     Prepared,
     /// A launch slot is granted.
@@ -55,6 +62,37 @@ pub enum Input {
     NodeFault,
     /// Nothing came out of a command that exited 0.
     NoSuccessor,
+    /// The probe of the instance succeeds.
+    Healthy {
+        /// Which one.
+        instance: Instance,
+    },
+    /// So many probes of the instance failed that it counts as hung.
+    Unhealthy {
+        /// Which one.
+        instance: Instance,
+        /// Why the last one failed.
+        reason: String,
+    },
+    /// The instance that was to be ended cannot be.
+    Stuck {
+        /// Which one.
+        instance: Instance,
+        /// What keeps it.
+        reason: String,
+    },
+    /// A dependency was restarted, and this process is to be as well.
+    Restart {
+        /// Because of whom, in words.
+        reason: String,
+    },
+    /// An operator's request.
+    Asked {
+        /// What for.
+        request: Request,
+        /// By whom, in words.
+        by: String,
+    },
     /// Time went by.
     Tick,
 }
@@ -67,6 +105,9 @@ pub enum Action {
     Look,
     /// A failure: ask the breaker; answer with Permitted or Refused.
     Judge,
+    /// May it be started, as far as its dependencies are concerned? Answer with Released, or with
+    /// Held and later Released.
+    Await,
     /// Make sure that none runs and that nothing is left of the last instance; answer with
     /// Prepared, or as to Look.
     Prepare {
@@ -85,12 +126,23 @@ pub enum Action {
         /// What was launched.
         launched: Instance,
     },
+    /// End this instance and what belongs to it; its end is told as any other. Answer with Stuck
+    /// where it cannot be ended.
+    Stop {
+        /// Which one.
+        instance: Instance,
+    },
     /// It runs.
     Running,
     /// It is ready.
     Ready,
+    /// It is ready no longer, though it lives.
+    Unready,
     /// It ended, and is to stay so.
     Finished,
+    /// It ended, which says nothing about it, because somebody wanted it so; answer with Refused
+    /// where the breaker is Open.
+    Stopped,
     /// Tell the world.
     Tell(Change),
 }

@@ -20,6 +20,12 @@ pub fn write(process: &ProcessName, change: &Change) {
                 warn!(%process, pid, reason = %exit, runtime_ms, "ended");
             }
         }
+        Change::Hung { instance, reason } => {
+            warn!(%process, pid = instance.pid.0, %reason, "hung; it is ended and replaced");
+        }
+        Change::Stuck { instance, reason } => {
+            error!(%process, pid = instance.pid.0, %reason, "cannot be ended; nothing is started beside it");
+        }
         Change::Started { instance, outage } => {
             let outage_ms = outage.map(|outage| outage.as_secs_f64() * 1_000.0);
             info!(%process, pid = instance.pid.0, outage_ms, "started");
@@ -51,6 +57,18 @@ fn moved(process: &ProcessName, from: &State, to: &State) {
         }
         State::Down => info!(%process, %from, %to, "down; autostart is off"),
         State::Finished => info!(%process, %from, %to, "finished; restart says to leave it so"),
+        State::Held { waiting } => {
+            let Some(wait) = waiting.first() else { return };
+            let (dependency, reason) = (&wait.on, &wait.reason);
+            info!(%process, %from, %to, %dependency, %reason, "waits for a dependency");
+        }
+        State::Stopping { instance, reason } => {
+            info!(%process, %from, %to, pid = instance.pid.0, %reason, "ending it");
+        }
+        State::Paused { pause, .. } => {
+            let (by, wait_ms) = (&pause.by, pause.until.map(until_ms));
+            info!(%process, %from, %to, by, wait_ms, "paused: it is watched, and left as it is");
+        }
         State::Up { instance, ready: true } => {
             info!(%process, %from, %to, pid = instance.pid.0, "ready");
         }

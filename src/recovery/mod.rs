@@ -94,6 +94,7 @@ type Ticket = u64;
 #[derive(Debug)]
 enum Outcome {
     Cleared(Result<(), Stuck>),
+    Stopped { instance: Instance, result: Result<(), Stuck> },
     Launched { stage: Instance, result: Result<Held, LaunchError> },
 }
 
@@ -241,8 +242,15 @@ impl Recovery {
                     self.looks.push(process);
                 }
             }
-            // No monitor probes yet.
-            Observation::Healthy { .. } | Observation::Unhealthy { .. } => {}
+            Observation::Healthy { instance: Some(instance) } => {
+                self.feed(&process, Input::Healthy { instance });
+            }
+            Observation::Unhealthy { instance: Some(instance), reason } => {
+                self.feed(&process, Input::Unhealthy { instance, reason });
+            }
+            // Of a process that is only watched.
+            Observation::Healthy { instance: None }
+            | Observation::Unhealthy { instance: None, .. } => {}
         }
     }
 
@@ -255,6 +263,11 @@ impl Recovery {
             Outcome::Cleared(Err(stuck)) => {
                 let reason = format!("what is left of it cannot be ended: {}", chain(&stuck));
                 self.feed(name, Input::Unclear { reason });
+            }
+            // Whether it ended is told by its pidfd; what is left of it is cleared before a launch.
+            Outcome::Stopped { result: Ok(()), .. } => {}
+            Outcome::Stopped { instance, result: Err(stuck) } => {
+                self.feed(name, Input::Stuck { instance, reason: chain(&stuck) });
             }
             Outcome::Launched { result: Ok(held), .. } => {
                 let instance = held.instance();
@@ -300,6 +313,7 @@ impl Recovery {
                 What::Prepare { last, look } => self.prepare(&name, last, look),
                 What::Launch => self.launch(&name),
                 What::FindSuccessor { launched } => self.find_successor(&name, launched),
+                What::Stop { instance } => self.stop(&name, instance),
                 What::Release => self.release(&name),
             }
             self.orders.pop_front();
@@ -358,6 +372,26 @@ impl Recovery {
                 });
             }
             _ => self.feed(name, Input::Prepared),
+        }
+    }
+
+    /// Ends a living instance. That it has ended is told by its pidfd, as always.
+    fn stop(&mut self, name: &ProcessName, instance: Instance) {
+        let Some(process) = self.plan.process(name) else { return };
+        let stop = process.stop;
+        match Held::open_exactly(instance) {
+            Ok(Some(held)) => {
+                let guarded = self.guards.instances();
+                self.start_task(name, async move {
+                    let guarded = |one| one != instance && guarded.contains(&one);
+                    Outcome::Stopped { instance, result: left::stop(&held, stop, guarded).await }
+                });
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let reason = format!("cannot take hold of it to end it: {error}");
+                self.feed(name, Input::Stuck { instance, reason });
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::breaker::{Answer, Breaker, Turn};
 use crate::config::{Backoff, Config, Process};
-use crate::event::{Change, Instance, ProcessName, State, Time};
+use crate::event::{Change, Instance, ProcessName, Request, State, Time};
 use crate::lifecycle::{Action, Input, Lifecycle};
 
 /// How long all launches wait after the n-th fault of the node in a row.
@@ -75,6 +75,11 @@ pub enum What {
         /// What was launched.
         launched: Instance,
     },
+    /// End this instance and what belongs to it.
+    Stop {
+        /// Which one.
+        instance: Instance,
+    },
     /// Let go of its instance: it is no longer watched.
     Release,
     /// Publish this.
@@ -133,6 +138,26 @@ impl Plan {
         }
         self.grant_slots(now, &mut orders);
         orders
+    }
+
+    /// Takes an operator's request; `by` says in words whose it is. `None` where there is no such
+    /// process, or it is not enabled.
+    pub fn ask(
+        &mut self,
+        name: &ProcessName,
+        request: Request,
+        by: String,
+        now: Time,
+    ) -> Option<Vec<Order>> {
+        let entry = self.entries.get_mut(name).filter(|entry| !entry.leaving)?;
+        let mut orders = Vec::new();
+        if request == Request::Reset && entry.breaker.reset() {
+            let what = What::Tell(Change::BreakerClosed);
+            orders.push(Order { process: name.clone(), what });
+        }
+        self.feed(name, Input::Asked { request, by }, now, &mut orders);
+        self.grant_slots(now, &mut orders);
+        Some(orders)
     }
 
     /// Takes one input for one process. An unknown name is old news.
@@ -255,8 +280,18 @@ impl Plan {
                     entry.breaker.running(now);
                     continue;
                 }
-                Action::Ready => {
-                    entry.breaker.ready();
+                Action::Ready | Action::Unready => {
+                    entry.breaker.ready(action == Action::Ready);
+                    continue;
+                }
+                Action::Stopped => {
+                    if let Some(until) = entry.breaker.stopped() {
+                        self.feed(name, Input::Refused { until }, now, orders);
+                    }
+                    continue;
+                }
+                Action::Await => {
+                    self.feed(name, Input::Released, now, orders);
                     continue;
                 }
                 Action::Finished => {
@@ -270,6 +305,7 @@ impl Plan {
                     What::Launch
                 }
                 Action::Look => What::Look,
+                Action::Stop { instance } => What::Stop { instance },
                 Action::Prepare { last, look } => What::Prepare { last, look },
                 Action::FindSuccessor { launched } => What::FindSuccessor { launched },
                 Action::Tell(change) => What::Tell(change),

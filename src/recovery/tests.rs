@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::plan::{Order, Plan, What};
 use crate::config::{Config, Process, fixture};
-use crate::event::{Change, End, Exit, Instance, Pid, ProcessName, Signal, State, Time};
+use crate::event::{Change, End, Exit, Instance, Pid, ProcessName, Request, Signal, State, Time};
 use crate::lifecycle::Input;
 
 /// Something that befalls the simulated machine.
@@ -27,6 +27,12 @@ enum Fate {
     Toggled(usize),
     /// An end is reported a second time.
     ReportedTwice(usize),
+    /// Somebody asks for something.
+    Asked(usize, Request),
+    /// Probes of the n-th process fail, or succeed again.
+    Probed(usize, bool),
+    /// A dependency of the n-th process was restarted.
+    DependencyRestarted(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +60,11 @@ struct Record {
     breaker: Phase,
     /// A failure has been told since the last launch.
     failed: bool,
-    /// The last launch was counted as a restart.
-    counted: bool,
+    /// Why the last launch was made.
+    last_launch: Because,
+    /// An operator or a dependency asked for the next start: it is counted apart.
+    asked: bool,
+    paused: bool,
 }
 
 impl Record {
@@ -63,13 +72,25 @@ impl Record {
     fn take_back_launch(&mut self) {
         match &mut self.breaker {
             Phase::HalfOpen { started } => *started = false,
-            _ if self.counted => {
-                self.restarts.pop();
-                self.failed = true;
-            }
-            _ => {}
+            _ => match self.last_launch {
+                Because::Failed => {
+                    self.restarts.pop();
+                    self.failed = true;
+                }
+                Because::Asked => self.asked = true,
+                Because::First => {}
+            },
         }
     }
+}
+
+/// Why a launch was made.
+#[derive(Clone, Copy, Default)]
+enum Because {
+    #[default]
+    First,
+    Failed,
+    Asked,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +176,11 @@ impl World {
             match what {
                 What::Tell(_) => {}
                 What::Release => self.questions.retain(|question| question.process != process),
-                What::Look | What::Prepare { .. } | What::Launch | What::FindSuccessor { .. } => {
+                What::Look
+                | What::Prepare { .. }
+                | What::Launch
+                | What::FindSuccessor { .. }
+                | What::Stop { .. } => {
                     // As in the shell: a new question makes the last one of this process void.
                     self.questions.retain(|question| question.process != process);
                     self.questions.push(Question { process, what });
@@ -169,9 +194,25 @@ impl World {
         let policy = self.policy(name);
         let now = self.now;
         let record = self.record(name);
+        if let What::Tell(Change::Moved { to, .. }) = what {
+            record.paused = matches!(to, State::Paused { .. });
+            if record.paused {
+                // What ends now ends on purpose, and a trial is to be made anew.
+                (record.failed, record.asked) = (false, false);
+                if let Phase::HalfOpen { started } = &mut record.breaker {
+                    *started = false;
+                }
+            }
+        }
         match what {
             What::Launch => {
                 assert_eq!(record.running, None, "{name}: launched beside a living instance");
+                if std::mem::take(&mut record.asked) {
+                    record.last_launch = Because::Asked;
+                    record.failed = false;
+                    return;
+                }
+                assert!(!record.paused, "{name}: launched while it is paused");
                 match &mut record.breaker {
                     Phase::Open(until) => panic!("{name}: launched while Open until {until:?}"),
                     Phase::HalfOpen { started } => {
@@ -189,9 +230,16 @@ impl World {
                     }
                     Phase::Closed => {}
                 }
-                record.counted = std::mem::take(&mut record.failed);
+                let failed = std::mem::take(&mut record.failed);
+                record.last_launch = if failed { Because::Failed } else { Because::First };
             }
-            What::Tell(Change::Ended { .. } | Change::LaunchFailed { .. }) => record.failed = true,
+            What::Stop { instance } => {
+                assert_eq!(record.running, Some(*instance), "{name}: a stranger is to be ended");
+            }
+            What::Tell(Change::Ended { .. } | Change::LaunchFailed { .. }) => {
+                record.failed = !record.paused;
+            }
+            What::Tell(Change::Started { .. } | Change::Adopted(_)) => record.asked = false,
             What::Tell(Change::BreakerOpened { until, .. } | Change::BreakerReopened { until }) => {
                 assert!(until.since(now) >= policy.cooldown, "{name}: Open for too short a time");
                 record.breaker = Phase::Open(*until);
@@ -206,6 +254,7 @@ impl World {
             What::Tell(Change::BreakerClosed) => record.breaker = Phase::Closed,
             // Forgotten with its breaker.
             What::Release => *record = Record { running: record.running, ..Record::default() },
+
             _ => {}
         }
     }
@@ -228,6 +277,17 @@ impl World {
                 let instance = self.instance();
                 self.record(&name).running = Some(instance);
                 Input::Launched { instance }
+            }
+            (What::Stop { instance }, Luck::Unclear) => {
+                Input::Stuck { instance, reason: "state D".into() }
+            }
+            (What::Stop { instance }, _) => {
+                if running != Some(instance) {
+                    return;
+                }
+                self.record(&name).running = None;
+                self.record(&name).last_dead = Some(instance);
+                Input::Ended { instance, exit: Exit::default() }
             }
             (What::Look | What::Prepare { .. }, Luck::Unclear) => {
                 Input::Unclear { reason: "two of them".into() }
@@ -289,7 +349,40 @@ impl World {
                     self.feed(&name, Input::Ended { instance, exit: Exit::default() });
                 }
             }
+            Fate::Asked(n, request) => {
+                let name = self.name(n);
+                self.ask(&name, request);
+            }
+            Fate::Probed(n, healthy) => {
+                let name = self.name(n);
+                let Some(instance) = self.records[&name].running else { return };
+                let reason = "timed out".to_owned();
+                self.feed(
+                    &name,
+                    if healthy {
+                        Input::Healthy { instance }
+                    } else {
+                        Input::Unhealthy { instance, reason }
+                    },
+                );
+            }
+            Fate::DependencyRestarted(n) => {
+                let name = self.name(n);
+                let up =
+                    matches!(self.plan.state(&name), Some(State::Up { .. } | State::Trial { .. }));
+                self.record(&name).asked |= up;
+                self.feed(&name, Input::Restart { reason: "db was restarted".into() });
+            }
         }
+    }
+
+    fn ask(&mut self, name: &ProcessName, request: Request) {
+        self.record(name).asked |= !matches!(request, Request::Stop | Request::Pause { .. });
+        if request == Request::Reset {
+            self.record(name).restarts.clear();
+        }
+        let asked = self.plan.ask(name, request, "root".into(), self.now);
+        self.take(asked.unwrap_or_default());
     }
 
     /// No more bad luck: everything must come up by itself.
@@ -298,6 +391,9 @@ impl World {
             self.configured[n] = true;
         }
         self.reload();
+        for name in self.records.keys().cloned().collect::<Vec<_>>() {
+            self.ask(&name, Request::Resume);
+        }
         for _ in 0..10_000 {
             if !self.questions.is_empty() {
                 self.answer(Luck::Good);
@@ -329,6 +425,17 @@ fn exits() -> impl Strategy<Value = Exit> {
     end.prop_map(|end| Exit { end, ..Exit::default() })
 }
 
+fn requests() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        Just(Request::Stop),
+        Just(Request::Pause { lasting: None }),
+        (0..100_u64).prop_map(|secs| Request::Pause { lasting: Some(Duration::from_secs(secs)) }),
+        Just(Request::Resume),
+        Just(Request::Restart),
+        Just(Request::Reset),
+    ]
+}
+
 fn fates() -> impl Strategy<Value = Fate> {
     let luck = prop_oneof![
         8 => Just(Luck::Good),
@@ -344,6 +451,9 @@ fn fates() -> impl Strategy<Value = Fate> {
         10 => luck.prop_map(Fate::Answers),
         1 => (0..3_usize).prop_map(Fate::Toggled),
         1 => (0..3_usize).prop_map(Fate::ReportedTwice),
+        2 => (0..3_usize, requests()).prop_map(|(n, request)| Fate::Asked(n, request)),
+        1 => (0..3_usize, any::<bool>()).prop_map(|(n, healthy)| Fate::Probed(n, healthy)),
+        1 => (0..3_usize).prop_map(Fate::DependencyRestarted),
     ]
 }
 
