@@ -257,13 +257,20 @@ fn matches(matching: &Matching, candidate: &Candidate<'_>) -> bool {
 /// Whether the arguments stand in the command line as whole words in a row: anywhere after the
 /// first word, for a script right after its name.
 fn shows_arguments(wanted: &Wanted, cmdline: &[u8]) -> bool {
-    let mut rest = words(cmdline);
-    while let Some(word) = rest.next() {
+    // Who is told in one argument to run the script (`sh -c "exec web"`) is not the script, but may
+    // become it.
+    let one_argument_each = wanted.files.program.script.is_some() && !is_rewritten(cmdline);
+    let is_end = |byte: u8| byte == 0 || (byte == b' ' && !one_argument_each);
+    let mut rest = cmdline;
+    while !rest.is_empty() {
+        let length = rest.iter().position(|byte| is_end(*byte)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(length);
+        rest = after.get(1..).unwrap_or_default();
         let is_place = match &wanted.files.program.script {
-            Some(name) => names_file(word, name),
-            None => true,
+            Some(name) => names_file(word, name) && (is_path(word) || !word.contains(&b' ')),
+            None => !word.is_empty(),
         };
-        let mut shown = rest.clone();
+        let mut shown = words(rest);
         if is_place && wanted.args.iter().all(|arg| shown.next() == Some(arg)) {
             return true;
         }
@@ -273,6 +280,10 @@ fn shows_arguments(wanted: &Wanted, cmdline: &[u8]) -> bool {
 
 fn names_file(word: &[u8], name: &[u8]) -> bool {
     word.strip_suffix(name).is_some_and(|front| front.is_empty() || front.ends_with(b"/"))
+}
+
+fn is_path(word: &[u8]) -> bool {
+    word.starts_with(b"/") || word.starts_with(b".")
 }
 
 /// A program that writes a title over its command line leaves blanks where exec leaves NULs, or
