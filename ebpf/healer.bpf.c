@@ -24,7 +24,6 @@ static long (*bpf_map_update_elem)(void *map, const void *key, const void *value
 				   __u64 flags) = (void *)2;
 static __u64 (*bpf_get_current_pid_tgid)(void) = (void *)14;
 static __u64 (*bpf_get_current_uid_gid)(void) = (void *)15;
-static long (*bpf_get_current_comm)(void *to, __u32 size) = (void *)16;
 static __u64 (*bpf_get_current_task)(void) = (void *)35;
 static long (*bpf_probe_read_kernel)(void *to, __u32 size, const void *from) = (void *)113;
 static long (*bpf_probe_read_kernel_str)(void *to, __u32 size, const void *from) = (void *)115;
@@ -34,8 +33,10 @@ static void (*bpf_ringbuf_submit)(void *record, __u64 flags) = (void *)132;
 
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
+#define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_NOEXIST 1
+#define E2BIG 7
 
 /* Kernel structures, as far as they are used. */
 struct super_block {
@@ -70,12 +71,16 @@ typedef struct {
 } CORE atomic_t;
 struct kernfs_node {
 	const char *name;
+	__u64 id;
 } CORE;
-struct cgroup {
-	struct kernfs_node *kn;
-} CORE;
+struct cgroup;
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+} CORE;
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
 } CORE;
 struct css_set {
 	struct cgroup_subsys_state *subsys[1];
@@ -106,6 +111,7 @@ struct task_struct {
 	__u64 stime;
 	__u64 start_boottime;
 	struct sched_entity se;
+	char comm[HEALER_COMM_LEN];
 	struct signal_struct *signal;
 	struct css_set *cgroups;
 } CORE;
@@ -113,7 +119,11 @@ struct kernel_siginfo {
 	int si_code;
 } CORE;
 
+/* The group is ending, or (a flag of its own before Linux 5.18) dumps core first. */
 #define SIGNAL_GROUP_EXIT 4
+#define SIGNAL_GROUP_COREDUMP 8
+/* How far up a cgroup's path is told. */
+#define CGROUP_DEPTH 16
 /* The deepest nesting of PID namespaces. */
 #define MAX_PID_NS_LEVEL 32
 /* The initial PID namespace's inode number, include/linux/proc_ns.h. */
@@ -121,9 +131,15 @@ struct kernel_siginfo {
 /* /proc counts 100 ticks a second, whatever the kernel's own rate. */
 #define NS_PER_TICK 10000000ULL
 
-/* Set by the loader: healer's PID namespace, and how its time namespace shifts boot time. */
+/*
+ * Set by the loader: healer's PID namespace, how its time namespace shifts boot time, and the root
+ * of its cgroup namespace, 0 for the root of all.
+ */
 const volatile __u32 own_pid_namespace = PROC_PID_INIT_INO;
 const volatile __u64 boottime_offset = 0;
+const volatile __u64 own_cgroup_root = 0;
+/* What a new entry of `oom_cgroups` begins as; too large for the stack. */
+const struct cgroup_path no_path = {};
 
 /* Maps, declared for the loader by their BTF. It may change max_entries. */
 struct {
@@ -132,6 +148,14 @@ struct {
 	struct watched *value;
 	int (*max_entries)[4096];
 } watched SEC(".maps");
+
+/* By the cgroup's ID. The longest unused make room for new ones. */
+struct {
+	int (*type)[BPF_MAP_TYPE_LRU_HASH];
+	__u64 *key;
+	struct cgroup_path *value;
+	int (*max_entries)[64];
+} oom_cgroups SEC(".maps");
 
 struct {
 	int (*type)[BPF_MAP_TYPE_HASH];
@@ -211,13 +235,52 @@ INLINE struct watched *find(struct task_struct *task)
 	return bpf_map_lookup_elem(&watched, &key);
 }
 
+/* Notes the path of a cgroup, from its own name upwards. */
+INLINE void note_path(struct cgroup *cgroup, __u64 id)
+{
+	struct cgroup_path *path;
+	__u32 whole = 0;
+	__u32 at = 0;
+
+	bpf_map_update_elem(&oom_cgroups, &id, &no_path, BPF_NOEXIST);
+	path = bpf_map_lookup_elem(&oom_cgroups, &id);
+	if (!path)
+		return;
+	for (int step = 0; step < CGROUP_DEPTH; step++) {
+		struct cgroup_subsys_state *parent = 0;
+		struct kernfs_node *node = 0;
+		const char *name = 0;
+		__u64 node_id = 0;
+		long length;
+
+		READ(node, cgroup->kn);
+		READ(node_id, node->id);
+		READ(parent, cgroup->self.parent);
+		if (node_id == own_cgroup_root || !parent) {
+			whole = node_id == own_cgroup_root || own_cgroup_root == 0;
+			break;
+		}
+		if (at >= HEALER_NAME_LEN)
+			break;
+		READ(name, node->name);
+		length = bpf_probe_read_kernel_str(path->names + at, HEALER_NAME_LEN, name);
+		if (length <= 0)
+			break;
+		at += length & (HEALER_NAMES_LEN - 1);
+		READ(cgroup, parent->cgroup);
+	}
+	/* Of one cgroup all note the same. */
+	path->length = at;
+	path->whole = whole;
+}
+
 INLINE void mark_oom(struct watched *entry, struct task_struct *task)
 {
 	struct cgroup_subsys_state *state = 0;
 	struct css_set *set = 0;
 	struct cgroup *cgroup = 0;
 	struct kernfs_node *node = 0;
-	const char *name = 0;
+	__u64 id = 0;
 
 	entry->oom = 1;
 	/* A kernel built without memory cgroups has no such number. */
@@ -228,8 +291,9 @@ INLINE void mark_oom(struct watched *entry, struct task_struct *task)
 		      __builtin_preserve_enum_value(*(enum cgroup_subsys_id *)memory_cgrp_id, 1)));
 	READ(cgroup, state->cgroup);
 	READ(node, cgroup->kn);
-	READ(name, node->name);
-	bpf_probe_read_kernel_str(entry->cgroup, sizeof(entry->cgroup), name);
+	READ(id, node->id);
+	entry->oom_cgroup = id;
+	note_path(cgroup, id);
 }
 
 /* sched_process_exec(struct task_struct *task, pid_t old_pid, struct linux_binprm *binprm) */
@@ -259,7 +323,7 @@ int on_exec(__u64 *ctx)
 		count(COUNTER_RING_FULL);
 		return 0;
 	}
-	if (bpf_map_update_elem(&watched, &key, &nothing, BPF_NOEXIST))
+	if (bpf_map_update_elem(&watched, &key, &nothing, BPF_NOEXIST) == -E2BIG)
 		count(COUNTER_WATCHED_FULL);
 	*record = key;
 	bpf_ringbuf_submit(record, 0);
@@ -287,9 +351,12 @@ int on_signal(__u64 *ctx)
 	struct task_struct *task = (void *)ctx[2];
 	__u32 signal = ctx[0];
 	int result = ctx[4];
+	struct task_struct *current = (void *)bpf_get_current_task();
+	struct task_struct *leader = 0;
 	struct watched *entry;
 	struct sent *sent;
 	__u64 info = 0;
+	__u32 flags;
 
 	/* There are 64, and the last one is like those before. */
 	if (signal < 64 && (HARMLESS & BIT(signal)))
@@ -299,6 +366,19 @@ int on_signal(__u64 *ctx)
 	entry = find(task);
 	if (!entry)
 		return 0;
+	/* What comes later than the end, or than what caused it, caused nothing. */
+	if (entry->ended_at || entry->fatal)
+		return 0;
+	/*
+	 * Where the group is ending, it is by this signal, which was acted upon before it is traced
+	 * here, or by something else: its own exit, or a signal whose core is being written.
+	 */
+	flags = task->signal->flags;
+	if (flags & (SIGNAL_GROUP_EXIT | SIGNAL_GROUP_COREDUMP)) {
+		if ((task->signal->group_exit_code & 0x7f) != signal)
+			return 0;
+		entry->fatal = signal;
+	}
 	/* Senders hold the target's lock, so that nobody else writes here meanwhile. */
 	sent = signal < 64 && (ASKING & BIT(signal)) ? &entry->asked : &entry->other;
 	sent->at = bpf_ktime_get_boot_ns();
@@ -309,17 +389,14 @@ int on_signal(__u64 *ctx)
 	sent->code = 0;
 	if (sent->origin == ORIGIN_INFO)
 		READ(sent->code, ((struct kernel_siginfo *)info)->si_code);
-	if (own_pid_namespace == PROC_PID_INIT_INO) {
+	READ(leader, current->group_leader);
+	if (own_pid_namespace == PROC_PID_INIT_INO)
 		sent->pid = bpf_get_current_pid_tgid() >> 32;
-	} else {
-		struct task_struct *current = (void *)bpf_get_current_task();
-		struct task_struct *leader = 0;
-
-		READ(leader, current->group_leader);
+	else
 		sent->pid = pid_of(leader, 0);
-	}
 	sent->uid = bpf_get_current_uid_gid();
-	bpf_get_current_comm(sent->comm, sizeof(sent->comm));
+	/* The process's, as its PID is, whatever its threads call themselves. */
+	READ(sent->comm, leader->comm);
 	return 0;
 }
 

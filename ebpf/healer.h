@@ -12,7 +12,9 @@ typedef unsigned int __u32;
 typedef unsigned long long __u64;
 
 #define HEALER_COMM_LEN 16
-#define HEALER_CGROUP_LEN 64
+/* Room for a name with its NUL, and so much more. */
+#define HEALER_NAME_LEN 256
+#define HEALER_NAMES_LEN (2 * HEALER_NAME_LEN)
 
 /* An instance as healer knows it: PID in healer's namespace and field 22 of /proc/PID/stat. */
 struct instance {
@@ -58,8 +60,17 @@ struct watched {
 	__u64 system_ns;
 	__u64 peak_rss_pages;
 	__s32 status; /* as wait(2) gives it */
+	__u32 fatal; /* the signal that ended it for certain; 0: none is known to */
+	__u64 oom_cgroup; /* of an OOM victim: its memory cgroup, whose path is in `oom_cgroups` */
 	__u32 oom; /* 1: the kernel chose it as the victim of running out of memory */
-	char cgroup[HEALER_CGROUP_LEN]; /* of an OOM victim: the last part of its cgroup's name */
+	__u32 unused;
+};
+
+/* The path of a cgroup. */
+struct cgroup_path {
+	__u32 length; /* how many bytes of `names` are used */
+	__u32 whole; /* 1: they lead up to the root that healer sees; 0: to somewhere below or beside */
+	char names[HEALER_NAMES_LEN]; /* its own, its parent's and so on, each with its NUL */
 };
 
 /* Places in the map `counters`. */

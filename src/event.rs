@@ -153,8 +153,7 @@ impl fmt::Display for Killer {
         let Self::Process { pid, comm, uid } = self else {
             return f.write_str(if *self == Self::Itself { "itself" } else { "the kernel" });
         };
-        // What a process calls itself is its own choice, and this goes to logs.
-        let comm: String = comm.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let comm = printable(comm);
         match pid {
             Some(pid) => write!(f, "{comm} (PID {pid}, ")?,
             None => write!(f, "{comm} (outside of this PID namespace, ")?,
@@ -164,6 +163,11 @@ impl fmt::Display for Killer {
             uid => write!(f, "uid {uid})"),
         }
     }
+}
+
+/// What a process or a cgroup is called is somebody's choice, and this goes to logs.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// A signal and who brought it about.
@@ -184,7 +188,8 @@ impl fmt::Display for Sent {
 /// The kernel chose the process as the victim of memory running out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oom {
-    /// The last part of the name of its memory cgroup; `None` for the root one.
+    /// The path of its memory cgroup, as `/proc/PID/cgroup` shows it to healer, or its end after a
+    /// `…`; `None` for the root, or where it is not known.
     pub cgroup: Option<String>,
 }
 
@@ -222,7 +227,7 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.oom, self.end, &self.killer) {
             (Some(Oom { cgroup: Some(cgroup) }), ..) => {
-                write!(f, "OOM-killed (in cgroup {cgroup})")?;
+                write!(f, "OOM-killed (in cgroup {})", printable(cgroup))?;
             }
             (Some(Oom { cgroup: None }), ..) => f.write_str("OOM-killed")?,
             // That the kernel sent it goes without saying.

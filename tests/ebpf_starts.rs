@@ -13,7 +13,7 @@ use std::time::Duration;
 use healer::bus::{Bus, Received, Receiver};
 use healer::config::{Config, Log, LogFormat, LogLevel, Monitor, Process};
 use healer::event::{Instance, Observation, ProcessName, What};
-use healer::monitor::ebpf::{self, Causes, Kernel, Options, Unavailable, merge};
+use healer::monitor::ebpf::{self, Causes, Kernel, Meter, Options, Unavailable, merge};
 use healer::monitor::{Command, Orders};
 use rstest::rstest;
 use stand_in::*;
@@ -23,6 +23,7 @@ struct World {
     runtime: tokio::runtime::Runtime,
     orders: Orders,
     causes: Causes,
+    meter: Meter,
     events: Receiver,
     ring: OwnedFd,
     dir: tempfile::TempDir,
@@ -31,7 +32,7 @@ struct World {
 impl World {
     /// `None` where eBPF cannot work, which is said.
     fn new(options: Options) -> Option<Self> {
-        let Kernel { causes, execs } = match Kernel::load(options) {
+        let Kernel { causes, execs, meter } = match Kernel::load(options) {
             Ok(kernel) => kernel,
             Err(Unavailable::Refused { step, source }) if is_root() => panic!("{step}: {source:?}"),
             Err(missing) => {
@@ -48,7 +49,8 @@ impl World {
             ebpf::spawn(bus, execs).unwrap()
         };
         let orders = handle.orders();
-        Some(Self { runtime, orders, causes, events, ring, dir: tempfile::tempdir().unwrap() })
+        let dir = tempfile::tempdir().unwrap();
+        Some(Self { runtime, orders, causes, meter, events, ring, dir })
     }
 
     /// A program of the test's own: a copy of `/bin/NAME`.
@@ -271,7 +273,7 @@ fn a_flood_of_others_wakes_nobody() {
     run(&["/bin/sh", "-c", "i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done"]);
     assert!(!world.is_woken());
     assert_eq!(world.causes.watched(), []);
-    let counters = world.causes.counters();
+    let counters = world.meter.read();
     assert_eq!((counters.starts_dropped, counters.starts_unwatched), (0, 0));
     let started = start(&[sleep.to_str().unwrap(), "600"]);
     assert_eq!(world.next(), (name("web"), Observation::Up(started.instance())));
@@ -295,7 +297,7 @@ fn starts_that_the_ring_has_no_room_for_are_counted_and_found() {
     until("it execs", || {
         std::fs::read_to_string(format!("/proc/{}/comm", started.pid())).unwrap() == "sleep\n"
     });
-    let dropped = world.causes.counters().starts_dropped;
+    let dropped = world.meter.read().starts_dropped;
     assert!((200..=401).contains(&dropped), "{dropped}");
     assert!(!world.causes.watched().contains(&started.instance()), "its record was lost");
     assert_eq!(world.next(), (name("web"), Observation::Up(started.instance())));
@@ -317,7 +319,7 @@ fn more_starts_than_can_be_watched_are_counted_and_told() {
         let comm = |one: &Started| std::fs::read_to_string(format!("/proc/{}/comm", one.pid()));
         started.iter().all(|one| comm(one).unwrap() == "sleep\n")
     });
-    assert!(world.causes.counters().starts_unwatched > 0);
+    assert!(world.meter.read().starts_unwatched > 0);
     for _ in &started {
         let (process, seen) = world.next();
         let at = names.iter().position(|name| *name == process.as_str()).unwrap();

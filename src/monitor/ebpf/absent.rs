@@ -17,6 +17,8 @@ pub struct Kernel {
     pub causes: Causes,
     /// Starts by others.
     pub execs: Execs,
+    /// What could not be done.
+    pub meter: Meter,
 }
 
 impl Kernel {
@@ -53,10 +55,16 @@ impl Causes {
     pub fn forget(&mut self, _: Instance) {
         match *self {}
     }
+}
 
-    /// What could not be done.
+/// What could not be done.
+#[derive(Clone, Debug)]
+pub enum Meter {}
+
+impl Meter {
+    /// All counters.
     #[must_use]
-    pub fn counters(&self) -> Counters {
+    pub fn read(&self) -> Counters {
         match *self {}
     }
 }

@@ -15,6 +15,9 @@ const STOP_WINDOW: Duration = Duration::from_secs(90);
 pub struct Cause {
     /// Its end; `None` where the kernel skipped the program that writes it (Linux 7 may).
     pub ended: Option<Ended>,
+    /// The signal that ended it for certain, as it was acted upon when it was sent. One that may
+    /// be handled, or that dumps core, is acted upon later.
+    pub fatal: Option<Signal>,
     /// It was an OOM victim.
     pub oom: Option<Oom>,
     /// The last signal that asked it to end: TERM, INT, HUP or QUIT.
@@ -43,26 +46,39 @@ pub struct Ended {
 pub struct Timed {
     /// When it was sent.
     pub at: Time,
-    /// Which one and by whom.
-    pub sent: Sent,
+    /// Which one.
+    pub signal: Signal,
+    /// By whom; `None` where that cannot be told.
+    pub by: Option<Killer>,
+}
+
+impl Timed {
+    fn sent(&self) -> Option<Sent> {
+        Some(Sent { signal: self.signal, by: self.by.clone()? })
+    }
 }
 
 impl Cause {
+    fn end(&self) -> Option<End> {
+        let by_signal = |signal| End::Signal { signal, core_dumped: false };
+        self.ended.as_ref().map(|ended| ended.end).or(self.fatal.map(by_signal))
+    }
+
     fn killer(&self, signal: Signal) -> Option<Killer> {
-        let sent = [&self.asked, &self.other].into_iter().flatten().map(|timed| &timed.sent);
-        sent.filter(|sent| sent.signal == signal).map(|sent| sent.by.clone()).next()
+        let sent = [&self.asked, &self.other].into_iter().flatten();
+        sent.filter(|sent| sent.signal == signal).find_map(|sent| sent.by.clone())
     }
 
     /// The signal that asked for an exit at `end`.
     fn request(&self, end: Time) -> Option<Sent> {
         let asked = self.asked.as_ref()?;
-        (end.since(asked.at) <= STOP_WINDOW).then(|| asked.sent.clone())
+        (end.since(asked.at) <= STOP_WINDOW).then(|| asked.sent())?
     }
 
     /// The last signal of all.
     fn last(&self) -> Option<Sent> {
         let all = [&self.asked, &self.other];
-        all.into_iter().flatten().max_by_key(|timed| timed.at).map(|timed| timed.sent.clone())
+        all.into_iter().flatten().max_by_key(|timed| timed.at)?.sent()
     }
 }
 
@@ -73,7 +89,7 @@ pub fn merge(reaped: Option<Exit>, cause: Option<Cause>) -> Exit {
     let reaped = reaped.unwrap_or_default();
     let Some(cause) = cause else { return reaped };
     let ended = cause.ended.as_ref();
-    let end = reaped.end.or(ended.map(|ended| ended.end));
+    let end = reaped.end.or(cause.end());
     let (killer, last_signal) = match end {
         Some(End::Signal { signal, .. }) => (cause.killer(signal), None),
         Some(End::Code(_)) => (None, ended.and_then(|ended| cause.request(ended.at))),
@@ -114,7 +130,11 @@ mod tests {
 
     fn sent(signal: i32, secs_before: u64, by: Killer) -> Option<Timed> {
         let at = Time(END.0 - secs_before * 1_000_000_000);
-        Some(Timed { at, sent: Sent { signal: Signal(signal), by } })
+        Some(Timed { at, signal: Signal(signal), by: Some(by) })
+    }
+
+    fn unsaid(signal: i32) -> Option<Timed> {
+        Some(Timed { at: END, signal: Signal(signal), by: None })
     }
 
     fn ended(end: End) -> Option<Ended> {
@@ -152,6 +172,21 @@ mod tests {
         None,
         Some(Cause { asked: sent(15, 2, by("sh")), other: sent(9, 0, by("x")), ..Cause::default() }),
         "cause unknown after SIGKILL by x (PID 812, root)"
+    )]
+    #[case::other_that_was_killed_for_certain(
+        None,
+        Some(Cause { fatal: Some(Signal(15)), asked: sent(15, 2, by("sh")), ..Cause::default() }),
+        "SIGTERM by sh (PID 812, root)"
+    )]
+    #[case::killed_by_what_cannot_be_told(
+        None,
+        Some(Cause { ended: ended(killed(14)), other: unsaid(14), ..Cause::default() }),
+        "SIGALRM"
+    )]
+    #[case::last_signal_by_what_cannot_be_told(
+        None,
+        Some(Cause { other: unsaid(14), ..Cause::default() }),
+        "cause unknown"
     )]
     #[case::the_parent_is_right_about_the_end(
         reaped(code(3)),
@@ -210,8 +245,8 @@ mod tests {
     )]
     #[case::oom(
         reaped(killed(9)),
-        Some(Cause { oom: oom(Some("web.service")), other: sent(9, 0, Killer::Kernel), ..Cause::default() }),
-        "OOM-killed (in cgroup web.service)"
+        Some(Cause { oom: oom(Some("/a/web.service")), other: sent(9, 0, Killer::Kernel), ..Cause::default() }),
+        "OOM-killed (in cgroup /a/web.service)"
     )]
     #[case::oom_of_the_machine(
         None,
@@ -244,8 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_cannot_forge_log_lines() {
+    fn others_cannot_forge_log_lines() {
         let killer = Killer::Process { pid: None, comm: "x\nerror".into(), uid: 7 };
         assert_eq!(killer.to_string(), "x?error (outside of this PID namespace, uid 7)");
+        let exit = Exit { oom: oom(Some("/a\u{1b}[2J")), ..Exit::default() };
+        assert_eq!(exit.to_string(), "OOM-killed (in cgroup /a?[2J)");
     }
 }

@@ -1,12 +1,11 @@
 //! Loads the kernel side, attaches it, and talks to its maps.
 //!
-//! [`Kernel::load`] is `daemon`'s, [`Causes`] recovery's; [`Execs`] goes to `starts`.
+//! [`Kernel::load`] and [`Meter`] are `daemon`'s, [`Causes`] recovery's; [`Execs`] goes to `starts`.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
@@ -17,7 +16,8 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use crate::event::Instance;
 
 use super::filter::Filter;
-use super::record::{InstanceKey, Watched};
+use super::namespaces::Namespaces;
+use super::record::{CgroupPath, InstanceKey, Watched};
 use super::{Cause, Counters, Options, Unavailable, available};
 
 /// What `build.rs` made of `ebpf/healer.bpf.c`.
@@ -28,8 +28,9 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("on_exec", "sched_process_exec"),
     ("on_signal", "signal_generate"),
     ("on_oom", "mark_victim"),
-    ("on_exit", "sched_process_exit"),
+    (ON_EXIT, "sched_process_exit"),
 ];
+const ON_EXIT: &str = "on_exit";
 
 /// `enum counter`.
 const COUNTER_RING_FULL: u32 = 0;
@@ -38,13 +39,15 @@ const COUNTER_WATCHED_FULL: u32 = 1;
 /// `BPF_NOEXIST` of bpf(2).
 const NO_EXIST: u64 = 1;
 
-/// The loaded kernel side. It works until both parts are dropped.
+/// The loaded kernel side. It works until all parts are dropped.
 #[derive(Debug)]
 pub struct Kernel {
     /// Why instances ended.
     pub causes: Causes,
     /// Starts by others.
     pub execs: Execs,
+    /// What it could not do.
+    pub meter: Meter,
 }
 
 impl Kernel {
@@ -65,31 +68,42 @@ impl Kernel {
         let watched = take("watched");
         let again = duplicate(&watched).map_err(|error| refused("use the maps", error))?;
         let counters = Array::try_from(take("counters")).map_err(map_fault)?;
+        let paths = HashMap::try_from(take("oom_cgroups")).map_err(map_fault)?;
         let wanted = HashMap::try_from(take("wanted")).map_err(map_fault)?;
         let ring = RingBuf::try_from(take("execs")).map_err(map_fault)?;
-        let attached = Arc::new(Attached { ebpf, counters });
-        let watched = HashMap::try_from(watched).map_err(map_fault)?;
-        let again = HashMap::try_from(again).map_err(map_fault)?;
+        let meter = Meter(Arc::new(Attached { ebpf, counters }));
+        let watched = Instances(HashMap::try_from(watched).map_err(map_fault)?);
+        let again = Instances(HashMap::try_from(again).map_err(map_fault)?);
         Ok(Self {
-            causes: Causes { watched: Instances(watched), attached: Arc::clone(&attached) },
-            execs: Execs { ring, filter: Filter::new(wanted), watched: Instances(again), attached },
+            causes: Causes { watched, paths, _attached: meter.clone() },
+            execs: Execs {
+                ring,
+                filter: Filter::new(wanted),
+                watched: again,
+                meter: meter.clone(),
+            },
+            meter,
         })
     }
 }
 
 fn load(options: Options) -> Result<Ebpf, Unavailable> {
-    let namespace = own_pid_namespace().map_err(|error| refused("look at /proc", error))?;
-    let offset = boottime_offset().cast_unsigned();
+    let own = Namespaces::own().map_err(|error| refused("look at /proc", error))?;
+    let boottime_offset = own.boottime_offset.cast_unsigned();
     let btf = Btf::from_sys_fs().map_err(|error| refused("read the kernel's BTF", error))?;
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
-        .override_global("own_pid_namespace", &namespace, true)
-        .override_global("boottime_offset", &offset, true)
+        .override_global("own_pid_namespace", &own.pid, true)
+        .override_global("boottime_offset", &boottime_offset, true)
+        .override_global("own_cgroup_root", &own.cgroup_root, true)
         .map_max_entries("execs", options.ring_bytes)
         .map_max_entries("watched", options.watched_max)
         .load(OBJECT)
         .map_err(|error| refused("create the eBPF maps", error))?;
     for (name, tracepoint) in PROGRAMS {
+        if name == ON_EXIT && !options.exits {
+            continue;
+        }
         let program = ebpf.program_mut(name).expect("the object that was built has it");
         let program: &mut BtfTracePoint =
             program.try_into().map_err(|error| refused("load the eBPF programs", error))?;
@@ -115,20 +129,6 @@ fn give_memory_back() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-fn own_pid_namespace() -> io::Result<u32> {
-    let inode = std::fs::metadata("/proc/self/ns/pid")?.ino();
-    u32::try_from(inode).map_err(io::Error::other)
-}
-
-/// By how many nanoseconds this time namespace shifts boot time, and so the start times in `/proc`.
-fn boottime_offset() -> i64 {
-    // Where there is no such file, there are no time namespaces.
-    let offsets = std::fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
-    let line = offsets.lines().find_map(|line| line.strip_prefix("boottime")).unwrap_or_default();
-    let mut parts = line.split_ascii_whitespace().filter_map(|part| part.parse::<i64>().ok());
-    parts.next().unwrap_or(0) * 1_000_000_000 + parts.next().unwrap_or(0)
 }
 
 fn duplicate(map: &Map) -> io::Result<Map> {
@@ -163,6 +163,22 @@ impl Attached {
     }
 }
 
+/// Tells what the kernel side could not do. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Meter(Arc<Attached>);
+
+impl Meter {
+    /// All counters as they stand.
+    #[must_use]
+    pub fn read(&self) -> Counters {
+        Counters {
+            starts_dropped: self.0.counter(COUNTER_RING_FULL),
+            starts_unwatched: self.0.counter(COUNTER_WATCHED_FULL),
+            runs_missed: self.0.runs_missed(),
+        }
+    }
+}
+
 /// `recursion_misses` of a program; none where the kernel does not count them (before 5.12).
 fn misses(program: BorrowedFd<'_>) -> u64 {
     let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
@@ -186,7 +202,9 @@ impl Instances {
 #[derive(Debug)]
 pub struct Causes {
     watched: Instances,
-    attached: Arc<Attached>,
+    /// Of cgroups that OOM victims were in.
+    paths: HashMap<MapData, u64, CgroupPath>,
+    _attached: Meter,
 }
 
 impl Causes {
@@ -210,22 +228,13 @@ impl Causes {
     pub fn take(&mut self, instance: Instance) -> Option<Cause> {
         let watched = self.watched.0.get(&instance.into(), 0).ok()?;
         self.watched.forget(instance);
-        Some(watched.cause(instance))
+        let path = watched.oom_cgroup().and_then(|id| self.paths.get(&id, 0).ok());
+        Some(watched.cause(instance, path.and_then(|path| path.shown())))
     }
 
     /// No longer watches an instance.
     pub fn forget(&mut self, instance: Instance) {
         self.watched.forget(instance);
-    }
-
-    /// What could not be done so far.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        Counters {
-            starts_dropped: self.attached.counter(COUNTER_RING_FULL),
-            starts_unwatched: self.attached.counter(COUNTER_WATCHED_FULL),
-            runs_missed: self.attached.runs_missed(),
-        }
     }
 
     /// Who is watched, for tests.
@@ -240,7 +249,7 @@ pub struct Execs {
     ring: RingBuf<MapData>,
     pub(super) filter: Filter,
     watched: Instances,
-    attached: Arc<Attached>,
+    meter: Meter,
 }
 
 impl fmt::Debug for Execs {
@@ -263,7 +272,12 @@ impl Execs {
 
     /// Starts that the ring had no room for.
     pub(super) fn dropped(&self) -> u64 {
-        self.attached.counter(COUNTER_RING_FULL)
+        self.meter.0.counter(COUNTER_RING_FULL)
+    }
+
+    /// Started instances that `watched` had no room for.
+    pub(super) fn unwatched(&self) -> u64 {
+        self.meter.0.counter(COUNTER_WATCHED_FULL)
     }
 }
 
@@ -298,10 +312,5 @@ mod tests {
         fn check<T: Send>() {}
         check::<Causes>();
         check::<Execs>();
-    }
-
-    #[test]
-    fn boot_time_is_not_shifted_outside_of_time_namespaces() {
-        assert_eq!(boottime_offset(), 0);
     }
 }

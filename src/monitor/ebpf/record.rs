@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aya::Pod;
 
-use crate::event::{Cpu, Instance, Killer, Oom, Pid, Sent, Signal, Time};
+use crate::event::{Cpu, Instance, Killer, Oom, Pid, Signal, Time};
 use crate::instance::reaper::end_of;
 
 use super::cause::{Cause, Ended, Timed};
@@ -56,27 +56,41 @@ pub(super) struct Watched {
     system_ns: u64,
     peak_rss_pages: u64,
     status: i32,
+    fatal: u32,
+    oom_cgroup: u64,
     oom: u32,
-    cgroup: [u8; 64],
+    unused: u32,
+}
+
+/// `struct cgroup_path`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct CgroupPath {
+    length: u32,
+    whole: u32,
+    names: [u8; 512],
 }
 
 #[expect(unsafe_code, reason = "maps and the ring carry plain bytes")]
 mod pod {
-    use super::{FileKey, InstanceKey, Pod, Watched};
-    // SAFETY: all three are `repr(C)` of integers and byte arrays without padding: every pattern of
+    use super::{CgroupPath, FileKey, InstanceKey, Pod, Watched};
+    // SAFETY: all four are `repr(C)` of integers and byte arrays without padding: every pattern of
     // bytes is a value of theirs, and every byte of theirs is set.
     unsafe impl Pod for InstanceKey {}
     // SAFETY: as above.
     unsafe impl Pod for FileKey {}
     // SAFETY: as above.
     unsafe impl Pod for Watched {}
+    // SAFETY: as above.
+    unsafe impl Pod for CgroupPath {}
 }
 
 /// `enum origin`.
 const ORIGIN_INFO: u32 = 0;
 const ORIGIN_PRIV: u32 = 2;
-/// A POSIX timer of the process's own (asm-generic/siginfo.h).
-const SI_TIMER: i32 = -2;
+/// Sent for a timer, for I/O that is done, for a descriptor that is ready (asm-generic/siginfo.h):
+/// whoever ran at that moment has nothing to do with it.
+const SENDER_UNKNOWN: [i32; 3] = [-2, -4, -5];
 
 impl From<Instance> for InstanceKey {
     fn from(instance: Instance) -> Self {
@@ -118,19 +132,24 @@ impl Watched {
             system_ns: 0,
             peak_rss_pages: 0,
             status: 0,
+            fatal: 0,
+            oom_cgroup: 0,
             oom: 0,
-            cgroup: [0; 64],
+            unused: 0,
         }
     }
 
-    /// What it says of `instance`.
-    pub(super) fn cause(&self, instance: Instance) -> Cause {
+    /// Which cgroup it was in, if it was an OOM victim.
+    pub(super) fn oom_cgroup(&self) -> Option<u64> {
+        (self.oom != 0 && self.oom_cgroup != 0).then_some(self.oom_cgroup)
+    }
+
+    /// What it says of `instance`; `cgroup` is the path of [`Watched::oom_cgroup`].
+    pub(super) fn cause(&self, instance: Instance, cgroup: Option<String>) -> Cause {
         Cause {
             ended: self.ended(),
-            oom: (self.oom != 0).then(|| Oom {
-                // The root cgroup has an empty name.
-                cgroup: Some(text(&self.cgroup)).filter(|name| !name.is_empty()),
-            }),
+            fatal: i32::try_from(self.fatal).ok().filter(|signal| *signal != 0).map(Signal),
+            oom: (self.oom != 0).then_some(Oom { cgroup }),
             asked: self.asked.timed(instance),
             other: self.other.timed(instance),
         }
@@ -159,23 +178,39 @@ impl Watched {
 
 impl RawSent {
     fn timed(&self, target: Instance) -> Option<Timed> {
-        let sent = Sent { signal: Signal(self.signal), by: self.killer(target) };
-        (self.at != 0).then_some(Timed { at: Time(self.at), sent })
+        let signal = Signal(self.signal);
+        let timed = || Timed { at: Time(self.at), signal, by: self.killer(target) };
+        (self.at != 0).then(timed)
     }
 
-    fn killer(&self, target: Instance) -> Killer {
-        // Only the kernel gives a positive code. Who ran at that moment is not the sender then.
-        let by_kernel = self.origin == ORIGIN_PRIV
-            || (self.origin == ORIGIN_INFO && (self.code > 0 || self.code == SI_TIMER));
-        let pid = Pid(self.pid.cast_signed());
-        if by_kernel {
-            Killer::Kernel
-        } else if pid == target.pid {
-            Killer::Itself
-        } else {
-            let pid = Some(pid).filter(|pid| pid.0 > 0);
-            Killer::Process { pid, comm: text(&self.comm), uid: self.uid }
+    fn killer(&self, target: Instance) -> Option<Killer> {
+        // Only the kernel gives a positive code.
+        if self.origin == ORIGIN_PRIV || (self.origin == ORIGIN_INFO && self.code > 0) {
+            return Some(Killer::Kernel);
         }
+        // These are the kernel's too, but any process may give them.
+        if self.origin == ORIGIN_INFO && SENDER_UNKNOWN.contains(&self.code) {
+            return None;
+        }
+        let pid = Pid(self.pid.cast_signed());
+        if pid == target.pid {
+            return Some(Killer::Itself);
+        }
+        let pid = Some(pid).filter(|pid| pid.0 > 0);
+        Some(Killer::Process { pid, comm: text(&self.comm), uid: self.uid })
+    }
+}
+
+impl CgroupPath {
+    /// As /proc/PID/cgroup shows it to healer; after `…` where not all of it is known. `None` for
+    /// the root.
+    pub(super) fn shown(&self) -> Option<String> {
+        let used = usize::try_from(self.length).ok().and_then(|used| self.names.get(..used))?;
+        let names = used.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        let mut names: Vec<_> = names.map(String::from_utf8_lossy).collect();
+        names.reverse();
+        let from = if self.whole == 0 { "…/" } else { "/" };
+        (!names.is_empty()).then(|| format!("{from}{}", names.join("/")))
     }
 }
 

@@ -128,13 +128,15 @@ struct Starts {
     seen: HashMap<ProcessName, Instance>,
     /// Starts that the ring had no room for, as told before.
     dropped: u64,
+    /// Started instances that could not be watched, as told before.
+    unwatched: u64,
 }
 
 impl Starts {
     fn new(bus: Bus, execs: Execs, replaced: Option<Replaced>) -> Self {
         let (entries, held, seen) = (BTreeMap::new(), HashMap::new(), HashMap::new());
-        let dropped = execs.dropped();
-        Self { bus, execs, replaced, entries, held, seen, dropped }
+        let (dropped, unwatched) = (execs.dropped(), execs.unwatched());
+        Self { bus, execs, replaced, entries, held, seen, dropped, unwatched }
     }
 
     fn obey(&mut self, command: Command) -> Vec<Event> {
@@ -205,32 +207,52 @@ impl Starts {
     fn on_started(&mut self, started: &[Instance]) {
         let mut likely = BTreeSet::new();
         for instance in started {
-            let row =
-                Row::read(instance.pid).ok().flatten().filter(|row| row.instance == *instance);
-            likely.extend(row.into_iter().flat_map(|row| self.fitting(&row)));
+            let mut names = self.fitting(*instance);
+            if names.is_empty() && !self.is_known(*instance) {
+                // An exec is not told while the instance is watched: there may have been one since.
+                self.execs.forget(*instance);
+                names = self.fitting(*instance);
+            }
+            likely.extend(names);
         }
-        let dropped = self.execs.dropped();
-        if dropped > self.dropped {
-            let lost = dropped - self.dropped;
-            tracing::warn!(
-                lost,
-                "starts came faster than they were read: looking at all processes"
-            );
-            self.dropped = dropped;
+        if self.were_dropped() {
             likely = self.entries.keys().cloned().collect();
         }
         self.match_all(likely);
         for instance in started {
-            if !self.is_held(*instance) && !self.seen.values().any(|seen| seen == instance) {
+            if !self.is_known(*instance) {
                 self.execs.forget(*instance);
             }
         }
     }
 
+    /// Whether starts were lost since this was asked last. A loss wakes the task, as the ring is
+    /// full then.
+    fn were_dropped(&mut self) -> bool {
+        let (dropped, unwatched) = (self.execs.dropped(), self.execs.unwatched());
+        let (lost, without_cause) = (dropped - self.dropped, unwatched - self.unwatched);
+        (self.dropped, self.unwatched) = (dropped, unwatched);
+        if lost > 0 {
+            tracing::warn!(
+                lost,
+                "starts came faster than they were read: looking at all processes"
+            );
+        }
+        if without_cause > 0 {
+            tracing::warn!(
+                lost = without_cause,
+                "eBPF has no room for more instances: why these end will not be known"
+            );
+        }
+        lost > 0
+    }
+
     /// The entries that it may be an instance of, judged by itself.
-    fn fitting(&self, row: &Row) -> Vec<ProcessName> {
+    fn fitting(&self, instance: Instance) -> Vec<ProcessName> {
+        let row = Row::read(instance.pid).ok().flatten().filter(|row| row.instance == instance);
+        let Some(row) = row else { return vec![] };
         let fits = |entry: &&Entry| {
-            entry.wanted.as_ref().is_some_and(|wanted| who::fits(wanted, row) != Fit::No)
+            entry.wanted.as_ref().is_some_and(|wanted| who::fits(wanted, &row) != Fit::No)
         };
         let entries = self.entries.values().filter(fits);
         entries.map(|entry| entry.process.name.clone()).collect()
@@ -278,6 +300,11 @@ impl Starts {
             row.is_some_and(|row| row.instance == instance).then_some((name, instance))
         });
         seen.map(|(name, instance)| event(name, Observation::Up(instance))).collect()
+    }
+
+    /// Whether it is somebody's, so that it stays watched.
+    fn is_known(&self, instance: Instance) -> bool {
+        self.is_held(instance) || self.seen.values().any(|seen| *seen == instance)
     }
 
     fn is_held(&self, instance: Instance) -> bool {
