@@ -232,19 +232,112 @@ fn what_recovery_watches_is_not_told() {
     assert_eq!(world.causes.watched(), [parked.instance()]);
 }
 
-#[test]
-fn a_replaced_program_is_wanted_again() {
+/// A way in which another file comes to stand where a program's path leads.
+#[derive(Clone, Copy, Debug)]
+enum Replaced {
+    /// Renamed over it.
+    Renamed,
+    /// Created where it was removed.
+    Created,
+    /// As `Created`, together with the directory.
+    CreatedWithItsDirectory,
+    /// A symbolic link on the way leads elsewhere.
+    Linked,
+}
+
+impl Replaced {
+    /// Does it for the `count`. time; `bin/sleep` below `dir` is the path of the program.
+    fn by_one(self, dir: &Path, count: usize, mut meanwhile: impl FnMut()) {
+        let (bin, program, new) = (dir.join("bin"), dir.join("bin/sleep"), dir.join("new"));
+        match self {
+            Self::Renamed => {
+                std::fs::copy("/bin/sleep", &new).unwrap();
+                std::fs::rename(&new, &program).unwrap();
+            }
+            Self::Created => {
+                std::fs::remove_file(&program).unwrap();
+                meanwhile();
+                std::fs::copy("/bin/sleep", &program).unwrap();
+            }
+            Self::CreatedWithItsDirectory => {
+                std::fs::remove_dir_all(&bin).unwrap();
+                meanwhile();
+                std::fs::create_dir(&bin).unwrap();
+                meanwhile();
+                std::fs::copy("/bin/sleep", &program).unwrap();
+            }
+            Self::Linked => {
+                let version = dir.join(format!("version-{count}"));
+                std::fs::create_dir(&version).unwrap();
+                std::fs::copy("/bin/sleep", version.join("sleep")).unwrap();
+                std::os::unix::fs::symlink(&version, &new).unwrap();
+                std::fs::rename(&new, &bin).unwrap();
+            }
+        }
+    }
+}
+
+#[rstest]
+fn a_replaced_program_is_wanted_again(
+    #[values(
+        Replaced::Renamed,
+        Replaced::Created,
+        Replaced::CreatedWithItsDirectory,
+        Replaced::Linked
+    )]
+    how: Replaced,
+) {
     let Some(mut world) = World::new(Options::default()) else { return };
-    let sleep = world.program("sleep");
+    let dir = world.dir.path().to_owned();
+    let sleep = dir.join("bin/sleep");
+    if matches!(how, Replaced::Linked) {
+        how.by_one(&dir, 0, || ());
+    } else {
+        std::fs::create_dir(dir.join("bin")).unwrap();
+        std::fs::copy("/bin/sleep", &sleep).unwrap();
+    }
     world.watch(vec![wanted("web", &sleep, &["600"])]);
-    for _ in 0..3 {
-        let new = world.dir.path().join("new");
-        std::fs::copy("/bin/sleep", &new).unwrap();
-        std::fs::rename(&new, &sleep).unwrap();
+    for count in 1..=3 {
+        how.by_one(&dir, count, || assert_eq!(world.rest(), []));
         assert_eq!(world.rest(), []);
         let started = start(&[sleep.to_str().unwrap(), "600"]);
         assert_eq!(world.next(), (name("web"), Observation::Up(started.instance())));
     }
+}
+
+#[test]
+fn a_script_that_gets_another_interpreter_is_wanted_again() {
+    let Some(mut world) = World::new(Options::default()) else { return };
+    let at = |name: &str| world.dir.path().join(name);
+    let (web, new) = (at("web"), at("new"));
+    let wait = |shell: &Path| format!("#!{}\nread x < {}\n", shell.display(), at("pipe").display());
+    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::from_bits_retain(0o600)).unwrap();
+    let [first, second] = ["first", "second"].map(|name| {
+        std::fs::copy("/bin/sh", at(name)).unwrap();
+        at(name)
+    });
+    world.watch(vec![wanted("web", &script(&web, &wait(&first)), &[])]);
+    std::fs::rename(script(&new, &wait(&second)), &web).unwrap();
+    assert_eq!(world.rest(), []);
+    let started = start(&[web.to_str().unwrap()]);
+    assert_eq!(world.next(), (name("web"), Observation::Up(started.instance())));
+}
+
+#[test]
+fn an_instance_that_execs_the_program_again_is_told() {
+    let Some(mut world) = World::new(Options::default()) else { return };
+    let (sh, go) = (world.program("sh"), world.dir.path().join("go"));
+    let meant =
+        script(&world.dir.path().join("meant"), &format!("#!{}\nsleep 600\n", sh.display()));
+    world.watch(vec![wanted("web", &meant, &[])]);
+    let line =
+        format!("while ! [ -e {} ]; do sleep 0.01; done; exec {}", go.display(), meant.display());
+    let started = start(&[sh.to_str().unwrap(), "-c", &line]);
+    until("its first exec is told", || world.is_woken());
+    assert_eq!(world.rest(), [], "it is the shell's, not the script's");
+    assert_eq!(world.causes.watched(), []);
+    std::fs::write(go, "").unwrap();
+    assert_eq!(world.next(), (name("web"), Observation::Up(started.instance())));
 }
 
 #[test]

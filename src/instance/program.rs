@@ -1,8 +1,8 @@
 //! What an entry's `command` and user come to on this machine: the file that its process runs.
 //!
 //! A script runs its interpreter, so `#!` lines are followed as the kernel does, and `env NAME` as
-//! env(1) does. Deciding who is the process is left to `who`. Called by `who`, `reaper` and
-//! `monitor/pid`; by `launch` for the PATH.
+//! env(1) does. Deciding who is the process is left to `who`. Called by `who`, `reaper` and the
+//! monitors; by `launch` for the PATH.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -57,17 +57,27 @@ impl Program {
     }
 }
 
+/// The paths that decide which file an entry's process is started from, as they are written: where
+/// each leads, that file is one of [`Files`] or names one.
+#[must_use]
+pub fn paths(process: &Process) -> Vec<PathBuf> {
+    let mut paths = interpreters(process);
+    paths.extend(process.matching.exe.clone());
+    paths
+}
+
 fn program(process: &Process) -> Program {
-    let mut file = process.command.clone();
-    for _ in 0..INTERPRETERS_MAX {
-        match interpreter(&file, process) {
-            Some(next) => file = next,
-            None => break,
-        }
-    }
+    let file = interpreters(process).pop().unwrap_or_else(|| process.command.clone());
     let script = (file != process.command).then(|| process.command.file_name()).flatten();
     let script = script.map(|name| name.as_bytes().to_vec());
     Program { script, ..Program::binary(file) }
+}
+
+/// `command`, if it is a script its interpreter, and so on.
+fn interpreters(process: &Process) -> Vec<PathBuf> {
+    let command = Some(process.command.clone());
+    let chain = std::iter::successors(command, |file| interpreter(file, process));
+    chain.take(1 + INTERPRETERS_MAX).collect()
 }
 
 /// The interpreter that the first line of `file` names; `None` for anything but a script.

@@ -11,8 +11,9 @@
 //! then all processes are looked at.
 //!
 //! `kernel` loads and attaches, `namespaces` says where healer lives, `record` reads what the kernel
-//! wrote, `filter` is which files are wanted, `starts` the task, `cause` joins causes with what the
-//! parent learned, `available` says what this machine lacks. Loaded by `daemon`; [`Causes`] is `recovery`'s.
+//! wrote, `filter` is which files are wanted, `replaced` when those are others, `starts` the task,
+//! `cause` joins causes with what the parent learned, `available` says what this machine lacks.
+//! Loaded by `daemon`; [`Causes`] is `recovery`'s.
 //!
 //! Where the files of a program are compared: by inode and by the device of the file system that is
 //! mounted there (which btrfs and overlayfs do not show in `stat`). A file system that numbers inodes
@@ -29,6 +30,8 @@ mod kernel;
 mod namespaces;
 #[cfg(feature = "ebpf")]
 mod record;
+#[cfg(feature = "ebpf")]
+mod replaced;
 #[cfg(feature = "ebpf")]
 mod starts;
 

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
-use inotify::{Inotify, WatchMask};
 use tokio::sync::mpsc;
 
 use crate::bus::Bus;
@@ -23,10 +22,7 @@ use crate::instance::who::{self, Fit, Verdict, Wanted};
 use crate::monitor::{Command, Handle, Order};
 
 use super::kernel::Execs;
-
-/// A program file that was replaced, renamed or removed: its path leads to another one now.
-const REPLACED: WatchMask =
-    WatchMask::ATTRIB.union(WatchMask::DELETE_SELF).union(WatchMask::MOVE_SELF);
+use super::replaced::Replaced;
 
 /// Starts the monitor, watching for nothing yet: tell it [`Command::Reload`]. To be called within a
 /// runtime.
@@ -61,7 +57,7 @@ async fn run(mut starts: Starts, ring: Readable, mut orders: mpsc::UnboundedRece
                     return;
                 }
             },
-            () = replaced(&mut starts.replaced) => starts.refresh(),
+            () = files_replaced(&mut starts.replaced) => starts.refresh(),
         }
     }
 }
@@ -72,30 +68,13 @@ fn drained(execs: &mut Execs) -> io::Result<Vec<Instance>> {
     if started.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(started) }
 }
 
-/// Tells of replaced program files.
-#[derive(Debug)]
-struct Replaced {
-    inotify: Inotify,
-    readable: Readable,
-}
-
-impl Replaced {
-    fn new() -> io::Result<Self> {
-        let inotify = Inotify::init()?;
-        let readable = Readable::new(&inotify)?;
-        Ok(Self { inotify, readable })
-    }
-}
-
-async fn replaced(replaced: &mut Option<Replaced>) {
-    let read = match replaced {
-        Some(Replaced { inotify, readable }) => {
-            // One event or many, a known file or one that events were lost of: all are looked at.
-            readable.read(|| inotify.read_events(&mut [0; 4096]).map(|_| ())).await
-        }
+/// Waits until a program may be another file than before; for ever where there is no inotify.
+async fn files_replaced(replaced: &mut Option<Replaced>) {
+    let told = match replaced {
+        Some(replaced) => replaced.next().await,
         None => std::future::pending().await,
     };
-    if let Err(error) = read {
+    if let Err(error) = told {
         tracing::warn!(%error, "inotify failed: replaced programs go unnoticed");
         *replaced = None;
     }
@@ -191,14 +170,13 @@ impl Starts {
     }
 
     fn filter(&mut self) {
-        let wanted = || self.entries.values().filter_map(|entry| entry.wanted.as_ref());
         // First the watch: what is replaced after the look wakes us again.
-        if let Some(Replaced { inotify, .. }) = &mut self.replaced {
-            for path in wanted().map(Wanted::started_from) {
-                // One that does not exist is looked for when something else changes.
-                let _ = inotify.watches().add(path, REPLACED);
-            }
+        if let Some(replaced) = &mut self.replaced {
+            let paths = self.entries.values().flat_map(|entry| program::paths(&entry.process));
+            // Many entries may have one interpreter.
+            paths.collect::<BTreeSet<_>>().iter().for_each(|path| replaced.watch(path));
         }
+        let wanted = || self.entries.values().filter_map(|entry| entry.wanted.as_ref());
         if let Err(error) = self.execs.filter.set(wanted().map(Wanted::started_from)) {
             tracing::warn!(%error, "too many programs: some instances that others start go unnoticed");
         }
