@@ -151,6 +151,27 @@ impl Breaker {
         is_trial
     }
 
+    /// Until when it is Open, if it is.
+    #[must_use]
+    pub fn open_until(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Open { until } => Some(until),
+            Phase::Closed | Phase::HalfOpen { .. } => None,
+        }
+    }
+
+    /// Whether it has its one trial.
+    #[must_use]
+    pub fn is_half_open(&self) -> bool {
+        matches!(self.phase, Phase::HalfOpen { .. })
+    }
+
+    /// How many failures count now.
+    #[must_use]
+    pub fn failures(&self, policy: &Policy, now: Time) -> usize {
+        self.window.iter().filter(|moment| now.since(**moment) < policy.window).count()
+    }
+
     /// Moves on with time. Call it at [`Breaker::next_deadline`]; calling it early does nothing.
     pub fn on_time(&mut self, policy: &Policy, now: Time) -> Option<Turn> {
         if self.next_deadline(policy)? > now {

@@ -89,6 +89,37 @@ impl Lifecycle {
         }
     }
 
+    /// The living instance, and since when it runs.
+    #[must_use]
+    pub fn running(&self) -> Option<(Instance, Option<Time>)> {
+        let since = match self.standing {
+            Standing::Up { since, .. } => Some(since),
+            _ => None,
+        };
+        self.standing.instance().map(|instance| (instance, since))
+    }
+
+    /// Whether the living instance is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self.standing, Standing::Up { ready: true, .. })
+    }
+
+    /// Why its probes fail, where nothing may be done about it.
+    #[must_use]
+    pub fn why_hung(&self) -> Option<&str> {
+        match &self.standing {
+            Standing::Up { hung, .. } => hung.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Who wants it left as it is.
+    #[must_use]
+    pub fn pause(&self) -> Option<&Pause> {
+        self.paused.as_ref()
+    }
+
     /// When a [`Input::Tick`] will change something.
     #[must_use]
     pub fn next_deadline(&self, process: &Process) -> Option<Time> {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
+use crate::event::{ProcessName, Request};
 use crate::launch::Launcher;
+
+use super::status::ProcessStatus;
 
 /// How many commands may wait; more than ever do.
 const COMMANDS: usize = 16;
@@ -19,8 +22,27 @@ pub struct Handle {
 /// What a [`Handle`] sends.
 #[derive(Debug)]
 pub(super) enum Command {
-    Reload { config: Arc<Config>, launcher: Box<Launcher>, done: oneshot::Sender<()> },
-    Ping { done: oneshot::Sender<()> },
+    Reload {
+        config: Arc<Config>,
+        launcher: Box<Launcher>,
+        done: oneshot::Sender<()>,
+    },
+    Ping {
+        done: oneshot::Sender<()>,
+    },
+    Status {
+        done: oneshot::Sender<Vec<ProcessStatus>>,
+    },
+    StatusOf {
+        name: ProcessName,
+        done: oneshot::Sender<Option<ProcessStatus>>,
+    },
+    Ask {
+        name: ProcessName,
+        request: Request,
+        by: String,
+        done: oneshot::Sender<Option<ProcessStatus>>,
+    },
 }
 
 /// Recovery has ended; only its own failure makes it do so.
@@ -53,7 +75,43 @@ impl Handle {
         self.send(|done| Command::Ping { done }).await
     }
 
-    async fn send(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), Gone> {
+    /// How each process stands, all of one moment.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`].
+    pub async fn status(&self) -> Result<Vec<ProcessStatus>, Gone> {
+        self.send(|done| Command::Status { done }).await
+    }
+
+    /// How one process stands; `None` for one that is not configured or not enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`].
+    pub async fn status_of(&self, name: ProcessName) -> Result<Option<ProcessStatus>, Gone> {
+        self.send(|done| Command::StatusOf { name, done }).await
+    }
+
+    /// Asks something of a process, for whom `by` names, and tells how it stands right after that;
+    /// `None` for one that is not configured or not enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`].
+    pub async fn ask(
+        &self,
+        name: ProcessName,
+        request: Request,
+        by: String,
+    ) -> Result<Option<ProcessStatus>, Gone> {
+        self.send(|done| Command::Ask { name, request, by, done }).await
+    }
+
+    async fn send<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Gone> {
         let (done, acknowledged) = oneshot::channel();
         self.commands.send(command(done)).await.map_err(|_| Gone)?;
         acknowledged.await.map_err(|_| Gone)

@@ -35,6 +35,9 @@ mod handle;
 mod journal;
 pub mod plan;
 mod sight;
+pub mod status;
+#[cfg(test)]
+mod status_tests;
 #[cfg(test)]
 mod tests;
 
@@ -173,18 +176,28 @@ impl Recovery {
     }
 
     fn obey(&mut self, command: Command) {
-        let done = match command {
-            Command::Ping { done } => done,
+        // Whoever no longer waits for an answer need not have it.
+        match command {
+            Command::Ping { done } => drop(done.send(())),
             Command::Reload { config, launcher, done } => {
                 self.launcher = *launcher;
                 let orders = self.plan.reload(&config, clock::now());
                 self.perform(orders);
                 self.look_around();
-                done
+                let _ = done.send(());
             }
-        };
-        // Whoever no longer waits for it need not know.
-        let _ = done.send(());
+            Command::Status { done } => drop(done.send(self.plan.status(clock::now()))),
+            Command::StatusOf { name, done } => {
+                let _ = done.send(self.plan.status_of(&name, clock::now()));
+            }
+            Command::Ask { name, request, by, done } => {
+                if let Some(orders) = self.plan.ask(&name, request, by, clock::now()) {
+                    self.perform(orders);
+                    self.look_around();
+                }
+                let _ = done.send(self.plan.status_of(&name, clock::now()));
+            }
+        }
     }
 
     fn woken(&mut self, woken: Woken) -> io::Result<()> {

@@ -14,6 +14,8 @@ use crate::config::{Backoff, Config, Process};
 use crate::event::{Change, Instance, ProcessName, Request, State, Time};
 use crate::lifecycle::{Action, Input, Lifecycle};
 
+use super::status::{ProcessStatus, Record};
+
 /// How long all launches wait after the n-th fault of the node in a row.
 const NODE_BACKOFF: Backoff = Backoff {
     initial: Duration::from_millis(100),
@@ -41,6 +43,7 @@ struct Entry {
     process: Arc<Process>,
     life: Lifecycle,
     breaker: Breaker,
+    record: Record,
     deadline: Option<Time>,
     /// No longer configured, but its launch is under way; gone when that ends.
     leaving: bool,
@@ -128,6 +131,7 @@ impl Plan {
                     process: Arc::clone(process),
                     life,
                     breaker: Breaker::default(),
+                    record: Record::new(now),
                     deadline: None,
                     leaving: false,
                 };
@@ -233,6 +237,19 @@ impl Plan {
         self.entries.get(name).map(|entry| entry.life.state())
     }
 
+    /// How each process stands, by name.
+    #[must_use]
+    pub fn status(&self, now: Time) -> Vec<ProcessStatus> {
+        let stays = |entry: &&Entry| !entry.leaving;
+        self.entries.values().filter(stays).map(|entry| entry.status(now)).collect()
+    }
+
+    /// How one process stands; `None` for one that is not configured or not enabled.
+    #[must_use]
+    pub fn status_of(&self, name: &ProcessName, now: Time) -> Option<ProcessStatus> {
+        self.entries.get(name).filter(|entry| !entry.leaving).map(|entry| entry.status(now))
+    }
+
     /// The present policy of a process.
     #[must_use]
     pub fn process(&self, name: &ProcessName) -> Option<&Arc<Process>> {
@@ -308,7 +325,10 @@ impl Plan {
                 Action::Stop { instance } => What::Stop { instance },
                 Action::Prepare { last, look } => What::Prepare { last, look },
                 Action::FindSuccessor { launched } => What::FindSuccessor { launched },
-                Action::Tell(change) => What::Tell(change),
+                Action::Tell(change) => {
+                    entry.record.note(&change, &entry.life, now);
+                    What::Tell(change)
+                }
             };
             orders.push(Order { process: name.clone(), what });
         }
@@ -382,6 +402,12 @@ impl Plan {
         if let Some(new) = deadline {
             self.deadlines.insert((new, name.clone()));
         }
+    }
+}
+
+impl Entry {
+    fn status(&self, now: Time) -> ProcessStatus {
+        self.record.status(&self.process, &self.life, &self.breaker, now)
     }
 }
 
