@@ -6,11 +6,12 @@
 //! figment lays file over defaults and the environment over both. It would stop at the first fault,
 //! so it only merges; the merged values are read key by key (see `section`).
 
+mod dependencies;
 mod monitor;
 mod process;
 mod recovery;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,7 +22,6 @@ use super::fault::{Fault, Faults, Spot, under};
 use super::section::Section;
 use super::{Config, Log, LogFormat, LogLevel, Process, Reader, file, listed};
 use crate::event::ProcessName;
-use crate::graph::{self, Edge, GraphFault};
 
 /// The environment variables that are keys of the configuration, each with its key. No other counts.
 pub const VARIABLES: [(&str, &str); 6] = [
@@ -162,7 +162,7 @@ fn config(mut top: Section<'_>, faults: &Faults, reader: &Reader) -> Option<Chec
         .map(|(section, path)| process::read(section, path, &place, reader))
         .collect();
     check_names(&entries, faults);
-    check_graph(&entries, faults);
+    dependencies::check(&entries, faults);
     check_pid_files(&entries, pid_file_directory.as_ref(), faults);
     check_likeness(&entries, faults);
 
@@ -185,8 +185,7 @@ struct Entry {
     path: String,
     name: Option<ProcessName>,
     process: Option<Process>,
-    /// Each target, and the path where it is written.
-    depends_on: Vec<(ProcessName, String)>,
+    depends_on: Vec<dependencies::Written>,
     /// Where `pid_file_path` is written.
     pid_file_at: Option<String>,
     lacks_user: bool,
@@ -210,37 +209,6 @@ fn check_names(entries: &[Entry], faults: &Faults) {
         } else {
             seen.insert(name, &entry.path);
         }
-    }
-}
-
-fn check_graph(entries: &[Entry], faults: &Faults) {
-    let names: BTreeSet<ProcessName> = entries.iter().filter_map(|e| e.name.clone()).collect();
-    let mut edges = Vec::new();
-    let mut paths = Vec::new();
-    for entry in entries {
-        let Some(from) = &entry.name else { continue };
-        for (on, path) in &entry.depends_on {
-            edges.push(Edge { from: from.clone(), on: on.clone() });
-            paths.push(path.as_str());
-        }
-    }
-    for fault in graph::faults(&names, &edges) {
-        let (edge, message) = match fault {
-            GraphFault::UnknownTarget(edge) => {
-                let target = edges[edge].on.as_str();
-                let known = names.iter().map(ProcessName::as_str);
-                let close = super::fault::suggestion(target, known);
-                (edge, format!("no process is named \"{target}\"{close}"))
-            }
-            GraphFault::Itself(edge) => {
-                (edge, format!("\"{}\" cannot depend on itself", edges[edge].on))
-            }
-            GraphFault::Cycle(cycle) => {
-                let message = format!("a cycle: {}", graph::spelled(&cycle, &edges));
-                (cycle[0], message)
-            }
-        };
-        faults.add(paths[edge], Spot::Value, message);
     }
 }
 
@@ -293,7 +261,7 @@ fn warnings(entries: &[Entry]) -> Vec<String> {
              a healer that runs as root refuses that"
         )
     });
-    user.into_iter().collect()
+    user.into_iter().chain(dependencies::warnings(entries)).collect()
 }
 
 #[cfg(test)]

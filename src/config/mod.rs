@@ -149,6 +149,8 @@ pub struct Process {
     pub stop: Stop,
     /// When and how often it is brought back.
     pub recovery: Recovery,
+    /// Whom it waits for; no target twice, and no cycle among all entries.
+    pub dependencies: Vec<Dependency>,
 }
 
 impl Process {
@@ -354,6 +356,41 @@ pub struct Recovery {
     pub backoff: Backoff,
     /// From spawn to exec, and from there to a daemonising command's successor.
     pub start_timeout: Duration,
+}
+
+/// One of `dependencies`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dependency {
+    /// An entry's name, not its own.
+    pub target: ProcessName,
+    /// When there is something to wait for.
+    pub kind: DependencyKind,
+    /// What happens when `max_wait` is over. `hard: false` is another word for `Skip`.
+    pub on_failure: OnFailure,
+    /// How long a start is held for this target.
+    pub max_wait: Duration,
+    /// Restart the dependent when the target was restarted.
+    pub restart: bool,
+}
+
+/// `kind` of a dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DependencyKind {
+    /// Wait until the target is ready.
+    Requires,
+    /// Wait only while the target is being started or brought back.
+    After,
+}
+
+/// `on_failure` of a dependency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Stay down, without a timer, until there is nothing to wait for.
+    Abort,
+    /// Start without it.
+    Skip,
+    /// Start without it, and count as degraded until it is ready.
+    Degrade,
 }
 
 /// The breaker's policy.

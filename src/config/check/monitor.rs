@@ -1,7 +1,7 @@
-//! `monitor` and `dependencies`, which each may be written in more than one shape.
+//! `monitor`, which may be written in more than one shape.
 //!
-//! `type: network` and dependencies are read and checked whole, and then refused: this build cannot
-//! act on them, and nothing of a configuration is silently ignored.
+//! `type: network` is read and checked whole, and then refused: this build cannot act on it, and
+//! nothing of a configuration is silently ignored.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,9 +10,8 @@ use figment::value::Value;
 
 use super::super::Monitor;
 use super::super::fault::{quoted, suggestion, under};
-use super::super::section::{Item, Section, TEN_YEARS};
+use super::super::section::{Item, Section};
 use super::process::{DAY, pattern};
-use crate::event::ProcessName;
 
 /// The shortest period of a look: more often would be a load by itself.
 const SHORTEST_INTERVAL: f64 = 0.1;
@@ -142,32 +141,4 @@ fn target(url: &Item<'_>) {
         };
         url.fault(format!("{} names no target; such as {example} does", quoted(&text)));
     }
-}
-
-/// Reads `dependencies`: a list of names or maps. Answers each target and where it is written.
-pub(super) fn dependencies(entry: &mut Section<'_>) -> Vec<(ProcessName, String)> {
-    let items = entry.list("dependencies").unwrap_or_default();
-    if !items.is_empty() {
-        entry.fault_at("dependencies", "`dependencies` are not supported by this build");
-    }
-    items.iter().filter_map(dependency).collect()
-}
-
-fn dependency(item: &Item<'_>) -> Option<(ProcessName, String)> {
-    let target = match item.value {
-        Value::String(..) => item.clone(),
-        Value::Dict(..) => {
-            let mut section = item.section()?;
-            let target = section.required("target");
-            section.choice("kind", &[("requires", ()), ("after", ())]);
-            section.flag("hard");
-            section.seconds("max_wait_secs", 0.0..=TEN_YEARS);
-            section.choice("on_failure", &[("abort", ()), ("skip", ()), ("degrade", ())]);
-            section.flag("restart");
-            section.finish();
-            target?
-        }
-        _ => return item.expected("the name of a process or a map with `target`"),
-    };
-    Some((ProcessName::new(&target.word()?), target.path.clone()))
 }

@@ -12,7 +12,7 @@ use super::super::section::{Item, Section};
 use super::super::{
     InheritEnv, Limit, Matching, Output, OutputFile, Pattern, Process, Reader, Resource, RunAs,
 };
-use super::{Entry, monitor, recovery};
+use super::{Entry, dependencies, monitor, recovery};
 use crate::event::ProcessName;
 
 /// The longest of the short waits: a day.
@@ -59,7 +59,7 @@ pub(super) fn read(
     let ready_after = entry.seconds("ready_after_secs", 0.0..=DAY);
     let stop = recovery::stop(entry.section("stop"));
     let recovery = recovery::read(entry.section("recovery"));
-    let depends_on = monitor::dependencies(&mut entry);
+    let depends_on = dependencies::read(&mut entry);
     entry.finish();
 
     let monitors = monitors.unwrap_or_default();
@@ -84,6 +84,7 @@ pub(super) fn read(
             ready_after: ready_after.unwrap_or(Duration::from_secs(1)),
             stop: stop?,
             recovery,
+            dependencies: depends_on.iter().map(|written| written.dependency.clone()).collect(),
         })
     };
     Entry {

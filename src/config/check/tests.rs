@@ -628,6 +628,7 @@ fn an_entry_gets_the_defaults() {
             },
             start_timeout: Duration::from_secs(10),
         },
+        dependencies: Vec::new(),
     };
     assert_eq!(config.processes, [Arc::new(expected)]);
 }
