@@ -7,8 +7,10 @@
 //! so it only merges; the merged values are read key by key (see `section`).
 
 mod monitor;
+mod network;
 mod process;
 mod recovery;
+mod url;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -262,7 +264,7 @@ fn check_pid_files(entries: &[Entry], own_directory: Option<&PathBuf>, faults: &
 /// files tell them apart where both have one: whoever has none takes any process that looks right.
 fn check_likeness(entries: &[Entry], faults: &Faults) {
     let mut seen: BTreeMap<_, Vec<&Process>> = BTreeMap::new();
-    for (entry, process) in enabled(entries) {
+    for (entry, process) in enabled(entries).filter(|(_, process)| !process.is_watch_only()) {
         let alike = seen.entry((&process.command, &process.args)).or_default();
         let twin = |other: &&&Process| {
             other.run_as == process.run_as
@@ -293,7 +295,19 @@ fn warnings(entries: &[Entry]) -> Vec<String> {
              a healer that runs as root refuses that"
         )
     });
-    user.into_iter().collect()
+    let insecure = |process: &&Process| process.probe().is_some_and(|probe| probe.is_insecure());
+    let believing: Vec<&str> = enabled(entries)
+        .map(|(_, process)| process)
+        .filter(insecure)
+        .map(|process| process.name.as_str())
+        .collect();
+    let believing = listed(&believing).map(|names| {
+        format!(
+            "{names}: with tls.insecure: true nobody's certificate is checked, so that whoever answers \
+             the probe is believed; ca_file is the way to trust one's own certificate"
+        )
+    });
+    user.into_iter().chain(believing).collect()
 }
 
 #[cfg(test)]

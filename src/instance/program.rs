@@ -58,14 +58,16 @@ impl Program {
 }
 
 fn program(process: &Process) -> Program {
-    let mut file = process.command.clone();
+    // Without a command there is no file either, and nothing that runs is it.
+    let command = process.command.as_deref().unwrap_or(Path::new(""));
+    let mut file = command.to_path_buf();
     for _ in 0..INTERPRETERS_MAX {
         match interpreter(&file, process) {
             Some(next) => file = next,
             None => break,
         }
     }
-    let script = (file != process.command).then(|| process.command.file_name()).flatten();
+    let script = (file != command).then(|| command.file_name()).flatten();
     let script = script.map(|name| name.as_bytes().to_vec());
     Program { script, ..Program::binary(file) }
 }
