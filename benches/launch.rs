@@ -134,7 +134,7 @@ fn entry(run_as: RunAs) -> Process {
     let defaults = Process::clone(&checked.config.processes[0]);
     Process {
         name: ProcessName::new("true"),
-        command: PathBuf::from(PROGRAM),
+        command: Some(PathBuf::from(PROGRAM)),
         run_as,
         inherit_env: InheritEnv::Nothing,
         output: Output::File(OutputFile { max_bytes: u64::MAX, keep: 1 }),

@@ -17,10 +17,11 @@ pub mod lifecycle;
 pub mod recovery;
 pub mod launch;
 
-// Around it: what reads a clock, who is a user, what wakes recovery, what this machine lacks, what
-// the operating system and the operator ask.
+// Around it: what reads a clock, who is a user, whose certificates are trusted, what wakes recovery,
+// what this machine lacks, what the operating system and the operator ask.
 pub mod clock;
 pub mod users;
+pub mod trust;
 pub mod wake;
 pub mod preflight;
 pub mod signals;

@@ -1,7 +1,7 @@
 //! Host faults: what this machine lacks for a configuration whose text is in order.
 //!
-//! They never stop healer: a launch that cannot work fails with its own reason, and every other
-//! process is guarded. Called by `healer check`, by `daemon` at start and at each reload. Bare
+//! They never stop healer: a launch or a probe that cannot work fails with its own reason, and every
+//! other process is guarded. Called by `healer check`, by `daemon` at start and at each reload. Bare
 //! command names become paths here. Whether the text is right is `config::check`'s.
 
 use std::env;
@@ -16,14 +16,16 @@ use nix::unistd::Uid;
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::config::ownership::{Examined, examine};
+use crate::config::probe::Trust;
 use crate::config::{Config, Process, RunAs};
 use crate::event::ProcessName;
+use crate::trust::{self, TrustError};
 use crate::users::{Databases, GROUP_DATABASE, USER_DATABASE};
 
 /// One thing this machine lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFault {
-    /// The entry whose launches will fail; `None`: healer itself.
+    /// The entry whose launches or probes will fail; `None`: healer itself.
     pub process: Option<ProcessName>,
     /// The key that asks for it.
     pub key: &'static str,
@@ -73,24 +75,25 @@ fn look_with(config: &mut Config, search: &OsStr, healer: Uid) -> Vec<HostFault>
         faults.push(HostFault { process: None, key: "pid_file_directory", message });
     }
     // Thousands of entries name few users, and a user database may be across the network.
-    let mut identities: Vec<(RunAs, Result<(), Lack>)> = Vec::new();
+    let mut identities = Vec::new();
+    let mut trusts = Vec::new();
     for process in config.processes.iter_mut().filter(|process| process.enabled) {
-        let known = identities.iter().find(|(run_as, _)| *run_as == process.run_as);
-        let identity = known.map_or_else(|| identity(&process.run_as, healer), |(_, k)| k.clone());
-        if known.is_none() {
-            identities.push((process.run_as.clone(), identity.clone()));
-        }
-        let command = command(&process.command, search);
+        let identity =
+            remembered(&mut identities, &process.run_as, |run_as| identity(run_as, healer));
+        let trust = process.probe().and_then(|probe| probe.trust());
+        let trust = trust.map(|trust| remembered(&mut trusts, trust, trusted));
+        let command = process.command.as_deref().map(|command| self::command(command, search));
         let lacks = [
             identity.err(),
-            lack("command", command.as_ref().err()),
+            lack("command", command.as_ref().and_then(|command| command.as_ref().err())),
             lack("working_dir", directory(&process.working_dir).err().as_ref()),
             lack("pid_file_path", pid_file(process).err().as_ref()),
+            trust.and_then(Result::err),
         ];
-        if let Ok(found) = command
-            && found != process.command
+        if let Some(Ok(found)) = command
+            && process.command.as_ref() != Some(&found)
         {
-            Arc::make_mut(process).command = found;
+            Arc::make_mut(process).command = Some(found);
         }
         faults.extend(lacks.into_iter().flatten().map(|(key, message)| HostFault {
             process: Some(process.name.clone()),
@@ -103,6 +106,20 @@ fn look_with(config: &mut Config, search: &OsStr, healer: Uid) -> Vec<HostFault>
 
 /// The key that asks for something, and what is missing.
 type Lack = (&'static str, String);
+
+/// What `look` says of this, asked once.
+fn remembered<T: Clone + PartialEq>(
+    known: &mut Vec<(T, Result<(), Lack>)>,
+    asked: &T,
+    look: impl FnOnce(&T) -> Result<(), Lack>,
+) -> Result<(), Lack> {
+    if let Some((_, found)) = known.iter().find(|(one, _)| one == asked) {
+        return found.clone();
+    }
+    let found = look(asked);
+    known.push((asked.clone(), found.clone()));
+    found
+}
 
 fn lack(key: &'static str, message: Option<&String>) -> Option<Lack> {
     message.map(|message| (key, message.clone()))
@@ -143,6 +160,20 @@ fn pid_file(process: &Process) -> Result<(), String> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unseen(path, &error)),
         _ => Ok(()),
     }
+}
+
+/// Who vouches for the certificates that a probe gets to see.
+fn trusted(trust: &Trust) -> Result<(), Lack> {
+    let found = match trust {
+        Trust::Machine => trust::of_machine(),
+        Trust::File(path) => trust::of_file(path),
+        Trust::Anyone => return Ok(()),
+    };
+    found.map(|_| ()).map_err(|error| match error {
+        TrustError::Unreadable { path, source } => ("ca_file", unseen(&path, &source)),
+        TrustError::NoneHere => ("target_url", error.to_string()),
+        other => ("ca_file", other.to_string()),
+    })
 }
 
 fn unseen(path: &Path, error: &io::Error) -> String {
@@ -239,7 +270,7 @@ mod tests {
         let faults = look_with(&mut config, directory.path().as_os_str(), healer);
         let shown = directory.path().to_str().unwrap();
         let faults = faults.iter().map(|fault| fault.to_string().replace(shown, "DIR")).collect();
-        (faults, config.processes[0].command.clone())
+        (faults, config.processes[0].command.clone().unwrap_or_default())
     }
 
     fn directory() -> TempDir {
@@ -303,6 +334,54 @@ mod tests {
         let keys = format!("command: program, {keys}");
         let (faults, _) = looked(&directory(), &keys, Uid::from_raw(7));
         assert_eq!(faults, expected);
+    }
+
+    /// What is said of a probe whose `ca_file` is DIR/ca.pem.
+    fn looked_at_ca_file(contents: Option<&str>) -> Vec<String> {
+        let directory = directory();
+        let path = directory.path().join("ca.pem");
+        if let Some(contents) = contents {
+            fs::write(&path, contents).unwrap();
+        }
+        let shown = directory.path().to_str().unwrap();
+        let text = format!(
+            "processes: [{{ name: web, monitor: {{ type: network, target_url: 'https://a', \
+             tls: {{ ca_file: {} }} }} }}]",
+            path.display()
+        );
+        let reader = Reader { as_root: true, ..Reader::default() };
+        let mut config = check(text.as_bytes(), &Environment::new(), &reader).unwrap().config;
+        let faults = look_with(&mut config, directory.path().as_os_str(), ROOT);
+        own_aside(faults.iter().map(|fault| fault.to_string().replace(shown, "DIR")).collect())
+    }
+
+    #[rstest]
+    #[case::missing(None, "DIR/ca.pem does not exist")]
+    #[case::empty(
+        Some(""),
+        "DIR/ca.pem holds no certificate in PEM format (-----BEGIN CERTIFICATE-----)"
+    )]
+    #[case::no_pem(
+        Some("ca"),
+        "DIR/ca.pem holds no certificate in PEM format (-----BEGIN CERTIFICATE-----)"
+    )]
+    #[case::damaged(
+        Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        "DIR/ca.pem holds a certificate that is damaged: invalid peer certificate: BadEncoding"
+    )]
+    fn a_file_of_certificates_that_is_no_use_is_told(
+        #[case] contents: Option<&str>,
+        #[case] expected: &str,
+    ) {
+        assert_eq!(looked_at_ca_file(contents), [format!("process web: ca_file: {expected}")]);
+    }
+
+    #[test]
+    fn a_file_of_certificates_is_no_fault() {
+        let names = ["web.example".to_owned()];
+        let own = rcgen::generate_simple_self_signed(names).unwrap().cert.pem();
+        assert_eq!(looked_at_ca_file(Some(&own)), [""; 0]);
+        assert_eq!(looked_at_ca_file(Some(&format!("# mine\n{own}\n{own}"))), [""; 0]);
     }
 
     #[test]

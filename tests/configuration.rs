@@ -87,11 +87,9 @@ fn what_process_healer_could_and_this_build_cannot_is_told() {
     assert_eq!(
         text,
         format!(
-            "error: the configuration {} has 3 faults\n  \
+            "error: the configuration {} has 2 faults\n  \
              processes[0].dependencies (line 22, column 7): \
              `dependencies` are not supported by this build\n  \
-             processes[1].monitor.type (line 35, column 13): \
-             `network` is not supported by this build\n  \
              processes[1].dependencies (line 43, column 19): \
              `dependencies` are not supported by this build\n",
             file.display()

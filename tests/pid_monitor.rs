@@ -187,7 +187,7 @@ fn a_start_scripts_daemon_of_another_name_is_known_by_its_launch() {
     let text = format!("#!/bin/sh\n/usr/bin/sleep {mark} & echo $! > {}\n", file.display());
     let begin = script(&dir.path().join("begin"), &text);
     let mut process = sleeper("it", &mark, &file);
-    process.command = begin.clone();
+    process.command = Some(begin.clone());
     process.args = Vec::new();
     let mut launched = start(&[begin.to_str().unwrap()]);
     launched.reap();

@@ -8,8 +8,10 @@
 
 mod dependencies;
 mod monitor;
+mod network;
 mod process;
 mod recovery;
+mod url;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -230,7 +232,7 @@ fn check_pid_files(entries: &[Entry], own_directory: Option<&PathBuf>, faults: &
 /// files tell them apart where both have one: whoever has none takes any process that looks right.
 fn check_likeness(entries: &[Entry], faults: &Faults) {
     let mut seen: BTreeMap<_, Vec<&Process>> = BTreeMap::new();
-    for (entry, process) in enabled(entries) {
+    for (entry, process) in enabled(entries).filter(|(_, process)| !process.is_watch_only()) {
         let alike = seen.entry((&process.command, &process.args)).or_default();
         let twin = |other: &&&Process| {
             other.run_as == process.run_as
@@ -261,7 +263,19 @@ fn warnings(entries: &[Entry]) -> Vec<String> {
              a healer that runs as root refuses that"
         )
     });
-    user.into_iter().chain(dependencies::warnings(entries)).collect()
+    let insecure = |process: &&Process| process.probe().is_some_and(|probe| probe.is_insecure());
+    let believing: Vec<&str> = enabled(entries)
+        .map(|(_, process)| process)
+        .filter(insecure)
+        .map(|process| process.name.as_str())
+        .collect();
+    let believing = listed(&believing).map(|names| {
+        format!(
+            "{names}: with tls.insecure: true nobody's certificate is checked, so that whoever answers \
+             the probe is believed; ca_file is the way to trust one's own certificate"
+        )
+    });
+    user.into_iter().chain(believing).chain(dependencies::warnings(entries)).collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub fn process(name: &str) -> Process {
     });
     let mut process = Process::clone(&DEFAULTS);
     process.name = ProcessName::new(name);
-    process.command = PathBuf::from("/usr/bin").join(name);
+    process.command = Some(PathBuf::from("/usr/bin").join(name));
     process.recovery.backoff.jitter = 0.0;
     process
 }

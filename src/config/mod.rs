@@ -2,7 +2,8 @@
 //!
 //! `load` finds and reads the file, under the rule of `ownership`. `file` is `config.yaml` as a tree
 //! of values, `section` reads it key by key, `check` turns it into a [`Config`] or into every file
-//! `fault` at once, `marks` finds their lines. What depends on the machine is `preflight`'s.
+//! `fault` at once, `marks` finds their lines; `probe` is what `type: network` comes to. What depends
+//! on the machine is `preflight`'s.
 
 pub mod check;
 pub mod fault;
@@ -10,6 +11,7 @@ pub mod file;
 pub mod load;
 pub mod marks;
 pub mod ownership;
+pub mod probe;
 pub mod section;
 
 #[cfg(test)]
@@ -21,6 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::{ProcessName, Signal};
+
+use self::probe::Probe;
 
 /// Who reads a configuration, where that decides what is permitted or what a default is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +120,9 @@ pub struct Process {
     /// `false`: neither watched nor started.
     pub enabled: bool,
     /// Absolute; or a bare name, until `preflight` looked it up in healer's PATH and found it.
-    pub command: PathBuf,
+    /// `None`: the entry is only watched, by its probe; nothing below that concerns a start has a
+    /// meaning.
+    pub command: Option<PathBuf>,
     /// Arguments after the command.
     pub args: Vec<String>,
     /// Set in the instance's environment, over everything inherited.
@@ -171,8 +177,23 @@ impl Process {
     pub fn pid_monitor(&self) -> Option<(&Path, Duration)> {
         self.monitors.iter().find_map(|monitor| match monitor {
             Monitor::Pid { path, interval } => Some((path.as_path(), *interval)),
-            Monitor::Ebpf => None,
+            Monitor::Ebpf | Monitor::Network(_) => None,
         })
+    }
+
+    /// The probe, where one of the monitors is `type: network`.
+    #[must_use]
+    pub fn probe(&self) -> Option<&Arc<Probe>> {
+        self.monitors.iter().find_map(|monitor| match monitor {
+            Monitor::Network(probe) => Some(probe),
+            Monitor::Pid { .. } | Monitor::Ebpf => None,
+        })
+    }
+
+    /// Whether nothing runs here: it is watched from afar, and never started.
+    #[must_use]
+    pub fn is_watch_only(&self) -> bool {
+        self.command.is_none()
     }
 }
 
@@ -310,7 +331,7 @@ impl PartialEq for Pattern {
 }
 
 /// One of an entry's monitors.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Monitor {
     /// Watches a PID file.
     Pid {
@@ -321,6 +342,8 @@ pub enum Monitor {
     },
     /// Watches by eBPF; where that cannot be, by the instance's pidfd alone.
     Ebpf,
+    /// Asks it whether it works.
+    Network(Arc<Probe>),
 }
 
 /// `stop`: this signal, SIGCONT, then SIGKILL after the time-out.

@@ -270,7 +270,7 @@ impl Daemon {
             warn!("{warning}");
         }
         for fault in &found.lacks {
-            warn!(reason = %fault, "this machine lacks something; launches that need it will fail");
+            warn!(reason = %fault, "this machine lacks something; what needs it will fail");
         }
         self.report_needs_restart(&found.config);
         self.config = Arc::new(found.config);

@@ -67,15 +67,18 @@ pub fn paths(process: &Process) -> Vec<PathBuf> {
 }
 
 fn program(process: &Process) -> Program {
-    let file = interpreters(process).pop().unwrap_or_else(|| process.command.clone());
-    let script = (file != process.command).then(|| process.command.file_name()).flatten();
+    let file = interpreters(process).pop();
+    let command = process.command.as_deref();
+    let script = (file.as_deref() != command).then(|| command?.file_name()).flatten();
+    // Without a command there is no file either, and nothing that runs is it.
+    let file = file.unwrap_or_default();
     let script = script.map(|name| name.as_bytes().to_vec());
     Program { script, ..Program::binary(file) }
 }
 
 /// `command`, if it is a script its interpreter, and so on.
 fn interpreters(process: &Process) -> Vec<PathBuf> {
-    let command = Some(process.command.clone());
+    let command = process.command.clone();
     let chain = std::iter::successors(command, |file| interpreter(file, process));
     chain.take(1 + INTERPRETERS_MAX).collect()
 }

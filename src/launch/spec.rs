@@ -147,6 +147,8 @@ pub(super) struct Spec<'a> {
 /// Why an entry cannot be told to the stage.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SpecError {
+    #[error("no command: it is only watched")]
+    WatchOnly,
     #[error("command {0} is not in PATH")]
     NotInPath(String),
     #[error("a NUL byte in {0}")]
@@ -155,8 +157,9 @@ pub(super) enum SpecError {
 
 /// Writes what the stage is to do for `process`.
 pub(super) fn encode(process: &Process, baseline: &Baseline) -> Result<Vec<u8>, SpecError> {
-    if !process.command.is_absolute() {
-        return Err(SpecError::NotInPath(process.command.display().to_string()));
+    let command = process.command.as_deref().ok_or(SpecError::WatchOnly)?;
+    if !command.is_absolute() {
+        return Err(SpecError::NotInPath(command.display().to_string()));
     }
     let head = Head {
         run_as: match &process.run_as {
@@ -181,7 +184,7 @@ pub(super) fn encode(process: &Process, baseline: &Baseline) -> Result<Vec<u8>, 
         Ok(())
     };
     add(process.working_dir.as_os_str(), "working_dir")?;
-    add(process.command.as_os_str(), "command")?;
+    add(command.as_os_str(), "command")?;
     for argument in &process.args {
         add(OsStr::new(argument), "args")?;
     }

@@ -99,7 +99,7 @@ fn entry_overrides_what_healer_was_given() {
 
 #[test]
 fn bare_command_is_not_in_path() {
-    let bare = Process { command: PathBuf::from("web"), ..process() };
+    let bare = Process { command: Some(PathBuf::from("web")), ..process() };
     assert_eq!(encode(&bare, &baseline()), Err(SpecError::NotInPath("web".to_owned())));
 }
 

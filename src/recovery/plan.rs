@@ -111,7 +111,7 @@ impl Plan {
         let wanted: BTreeMap<&ProcessName, &Arc<Process>> = config
             .processes
             .iter()
-            .filter(|process| process.enabled)
+            .filter(|process| process.enabled && !process.is_watch_only())
             .map(|process| (&process.name, process))
             .collect();
         let mut orders = Vec::new();

@@ -151,7 +151,7 @@ fn process(name: &str, command: &[&str]) -> Process {
     let defaults = Process::clone(&checked.config.processes[0]);
     Process {
         name: ProcessName::new(name),
-        command: PathBuf::from(command[0]),
+        command: Some(PathBuf::from(command[0])),
         args: command[1..].iter().map(ToString::to_string).collect(),
         run_as: RunAs::Healer,
         inherit_env: InheritEnv::Nothing,

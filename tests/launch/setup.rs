@@ -270,7 +270,7 @@ async fn limit_below_what_the_stage_itself_has_open_can_be_set() {
     let asked = Process {
         limits,
         args: vec!["-c".to_owned(), "ulimit -n".to_owned()],
-        command: "/bin/sh".into(),
+        command: Some("/bin/sh".into()),
         ..sleeper("web")
     };
     let rig = Rig::new();

@@ -23,7 +23,7 @@ pub fn entry(name: &str, command: &str, args: &[&str]) -> Process {
     let defaults = Process::clone(&checked.config.processes[0]);
     Process {
         name: ProcessName::new(name),
-        command: command.into(),
+        command: Some(command.into()),
         args: args.iter().map(ToString::to_string).collect(),
         run_as: RunAs::Healer,
         inherit_env: InheritEnv::Nothing,

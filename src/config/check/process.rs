@@ -19,6 +19,30 @@ use crate::event::ProcessName;
 pub(super) const DAY: f64 = 86_400.0;
 /// What a compiled `match.cmdline` may take.
 const LARGEST_PATTERN: usize = 1 << 20;
+/// Keys that concern the start or the end of something on this machine.
+const OF_A_COMMAND: [&str; 21] = [
+    "args",
+    "env",
+    "inherit_env",
+    "working_dir",
+    "run_as_root",
+    "run_as_user",
+    "run_as_group",
+    "umask",
+    "limits",
+    "nice",
+    "oom_score_adj",
+    "output",
+    "output_max_bytes",
+    "output_keep",
+    "autostart",
+    "standby",
+    "match",
+    "ready_after_secs",
+    "stop",
+    "recovery",
+    "dependencies",
+];
 
 /// Reads the entry at `path`; `working_directory` is the default of `working_dir`.
 pub(super) fn read(
@@ -29,7 +53,17 @@ pub(super) fn read(
 ) -> Entry {
     let name = entry.required("name").and_then(|item| name(&item));
     let enabled = entry.flag("enabled").unwrap_or(true);
-    let command = entry.required("command").and_then(|item| command(&item));
+    let monitors = entry.required("monitor").and_then(|item| monitor::read(&item));
+    let monitors = monitors.unwrap_or_default();
+    let command = optional(entry.item("command"), || None, |item| command(&item).map(Some));
+    let watch_only = !entry.has("command") && monitors.is_probe_only();
+    if watch_only {
+        for key in OF_A_COMMAND.into_iter().filter(|key| entry.has(key)) {
+            entry.fault_at(key, "has no meaning without `command`: such an entry is only watched");
+        }
+    } else if !entry.has("command") {
+        entry.fault("the key `command` is missing (only what is watched by `type: network` alone needs none)");
+    }
     let args = optional(entry.item("args"), Vec::new, |args| args.texts());
     let env = optional(entry.item("env"), BTreeMap::new, |env| env.map_of_texts(wrong_variable));
     // PID 1 of a container and an ordinary user expect their variables to reach what they start.
@@ -43,7 +77,7 @@ pub(super) fn read(
         || working_directory.to_path_buf(),
         |dir| dir.absolute_path(),
     );
-    let (run_as, lacks_user) = run_as(&mut entry, reader);
+    let (run_as, lacks_user) = run_as(&mut entry, reader, watch_only);
     let umask = entry.item("umask").and_then(|item| umask(&item));
     let limits = optional(entry.section("limits"), BTreeMap::new, limits);
     let nice = entry.integer("nice", -20..=19).and_then(|nice| i32::try_from(nice).ok());
@@ -55,14 +89,12 @@ pub(super) fn read(
         entry.fault_at("standby", "`standby: true` is not supported by this build");
     }
     let matching = entry.section("match").map(matching).unwrap_or_default();
-    let monitors = entry.required("monitor").and_then(|item| monitor::read(&item));
     let ready_after = entry.seconds("ready_after_secs", 0.0..=DAY);
     let stop = recovery::stop(entry.section("stop"));
     let recovery = recovery::read(entry.section("recovery"));
     let depends_on = dependencies::read(&mut entry);
     entry.finish();
 
-    let monitors = monitors.unwrap_or_default();
     let process = || {
         Some(Process {
             name: name.clone()?,
@@ -98,7 +130,7 @@ pub(super) fn read(
 }
 
 /// `default` where nothing is written, else what `read` makes of it.
-fn optional<T, V>(
+pub(super) fn optional<T, V>(
     written: Option<V>,
     default: impl FnOnce() -> T,
     read: impl FnOnce(V) -> Option<T>,
@@ -168,12 +200,15 @@ fn inherit_env(item: &Item<'_>) -> Option<InheritEnv> {
 }
 
 /// Whose rights it gets, and whether a root healer would refuse for want of a word about that.
-fn run_as(entry: &mut Section<'_>, reader: &Reader) -> (Option<RunAs>, bool) {
+fn run_as(entry: &mut Section<'_>, reader: &Reader, watch_only: bool) -> (Option<RunAs>, bool) {
     let as_root = entry.flag("run_as_root");
     let user = entry.item("run_as_user");
     let group = entry.item("run_as_group");
     let user_written = user.is_some();
     let group_written = group.is_some();
+    if watch_only {
+        return (Some(RunAs::Healer), false);
+    }
     let user = user.and_then(|item| account(&item));
     let group = group.and_then(|item| account(&item));
     if entry.has("run_as_root") && as_root.is_none() {

@@ -154,7 +154,7 @@ fn bytes_that_are_no_text_are_refused(#[case] bytes: &[u8], #[case] fault: &str)
 )]
 #[case::command_missing(
     "name: a, run_as_root: true, monitor: {type: ebpf}",
-    "processes[0] (line 2, column 5): the key `command` is missing"
+    "processes[0] (line 2, column 5): the key `command` is missing (only what is watched by `type: network` alone needs none)"
 )]
 #[case::monitor_missing(
     "name: a, command: /x, run_as_root: true",
@@ -251,6 +251,10 @@ fn bytes_that_are_no_text_are_refused(#[case] bytes: &[u8], #[case] fault: &str)
 #[case::pid_and_pid(
     "name: a, command: /x, run_as_root: true, monitor: [{type: pid, pid_file_path: /a}, {type: pid, pid_file_path: /b}]",
     "processes[0].monitor[1].type (line 2, column 97): a process has one PID file: remove the second `pid`"
+)]
+#[case::network_and_network(
+    "name: a, command: /x, run_as_root: true, monitor: [{type: network, target_url: 'tcp://a:1'}, {type: network, target_url: 'tcp://b:1'}]",
+    "processes[0].monitor[1].type (line 2, column 107): a process has one probe: remove the second `network`"
 )]
 #[case::ebpf_and_ebpf(
     "name: a, command: /x, run_as_root: true, monitor: [{type: ebpf}, {type: ebpf}]",
@@ -507,57 +511,6 @@ fn dependencies_are_checked_and_refused(#[case] graph: &[&str], #[case] expected
     assert_eq!(said, expected);
 }
 
-#[rstest]
-#[case::http("target_url: 'http://127.0.0.1:8080/health', interval_secs: 5", "")]
-#[case::full(
-    "target_url: 'https://a/', timeout_secs: 2, failure_threshold: 3, success_threshold: 1, start_period_secs: 0, expect_status: [200, 204], expect_body: ok, method: GET, headers: {Host: a}, tls: {}",
-    ""
-)]
-#[case::unix("target_url: 'unix:///run/a.sock'", "")]
-#[case::no_target("interval_secs: 5", ": the key `target_url` is missing")]
-#[case::scheme(
-    "target_url: 'htpp://a'",
-    ".target_url: \"htpp://a\" must begin with http://, https://, tcp:// or unix://, did you mean \"http\"?"
-)]
-#[case::empty(
-    "target_url: 'http://'",
-    ".target_url: \"http://\" names no target; such as http://127.0.0.1:8080/health does"
-)]
-#[case::relative_socket(
-    "target_url: 'unix://a'",
-    ".target_url: \"unix://a\" names no target; such as unix:///run/web.sock does"
-)]
-#[case::interval(
-    "target_url: 'tcp://a:1', interval_secs: 0",
-    ".interval_secs: must be greater than 0: from 0.1 to 86400, not the number 0"
-)]
-#[case::status(
-    "target_url: 'http://a', expect_status: 99",
-    ".expect_status: must be from 100 to 599, not 99"
-)]
-#[case::unknown("target_url: 'http://a', timeout: 1", ".timeout: unknown key \"timeout\"")]
-fn a_probe_is_checked_and_refused(#[case] keys: &str, #[case] fault: &str) {
-    let text = only(&format!(
-        "name: a, command: /x, run_as_root: true, monitor: {{type: network, {keys}}}"
-    ));
-    let said: Vec<String> = faults(&text)
-        .iter()
-        .map(|fault| {
-            let (path, rest) = fault.split_once(" (").unwrap();
-            let (_, message) = rest.split_once("): ").unwrap();
-            format!("{path}: {message}")
-        })
-        .collect();
-    let mut expected =
-        vec!["processes[0].monitor.type: `network` is not supported by this build".to_owned()];
-    if !fault.is_empty() {
-        let path = "processes[0].monitor";
-        let at = usize::from(!fault.starts_with(": "));
-        expected.insert(at, format!("{path}{fault}"));
-    }
-    assert_eq!(said, expected);
-}
-
 #[test]
 fn all_faults_are_told_at_once_in_the_order_of_the_text() {
     let text = "log_level: loud\nprocesses:\n  - name: a\n    command: x/y\n  - nam: b\ncolor: 1\n";
@@ -591,7 +544,7 @@ fn an_entry_gets_the_defaults() {
     let expected = Process {
         name: ProcessName::new("web"),
         enabled: true,
-        command: "/bin/web".into(),
+        command: Some("/bin/web".into()),
         args: Vec::new(),
         env: BTreeMap::new(),
         inherit_env: InheritEnv::Nothing,
@@ -678,7 +631,7 @@ processes:
     let config = checked(text, &ROOT).config;
     let web = &config.processes[0];
     assert!(!web.enabled && !web.autostart && !web.stop.leftovers);
-    assert_eq!(web.command, PathBuf::from("web"));
+    assert_eq!(web.command, Some(PathBuf::from("web")));
     assert_eq!(web.args, ["-v", "8080"]);
     assert_eq!(web.env["A"], "1");
     assert_eq!(web.inherit_env, InheritEnv::Only(vec!["PATH".into(), "LANG".into()]));
@@ -800,6 +753,8 @@ fn an_alias_bomb_is_refused(#[case] levels: usize, #[case] text: &str, #[case] w
     let said = faults(&bomb);
     assert!(said[0].contains("aliases expand to too much: write the values out"), "{said:?}");
 }
+
+mod network;
 
 const LIVELY: &str = include_str!("../../../config.yaml");
 
