@@ -322,6 +322,13 @@ pub enum State {
     },
     /// Ended, and `restart` says to leave it so.
     Finished,
+    /// Only watched, and its probe succeeds.
+    Reachable,
+    /// Only watched, and its probe fails.
+    Unreachable {
+        /// Why the last probe failed.
+        reason: String,
+    },
     /// Watched, but left as it is until somebody resumes it.
     Paused {
         /// By whom, and for how long.
@@ -383,6 +390,8 @@ impl fmt::Display for State {
             Self::BreakerOpen { .. } => "breaker-open",
             Self::Trial { .. } => "trial",
             Self::Finished => "finished",
+            Self::Reachable => "reachable",
+            Self::Unreachable { .. } => "unreachable",
             Self::Paused { .. } => "paused",
         })
     }

@@ -42,12 +42,14 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A process that was not looked at yet, and the look it needs.
-    pub fn new(now: Time) -> (Self, Action) {
-        let standing = Standing::Unknown {
-            reason: String::new(),
-            wanted: false,
-            look_at: now.after(RELOOK_UNCLEAR.delay(0)),
+    /// A process that was not looked at yet, and the look it needs; what is only watched needs none.
+    pub fn new(process: &Process, now: Time) -> (Self, Vec<Action>) {
+        let (standing, actions) = if process.is_watch_only() {
+            (Standing::Remote { health: None }, vec![])
+        } else {
+            let look_at = now.after(RELOOK_UNCLEAR.delay(0));
+            let unknown = Standing::Unknown { reason: String::new(), wanted: false, look_at };
+            (unknown, vec![Action::Look])
         };
         let told = State::Unknown { reason: String::new() };
         (
@@ -62,7 +64,7 @@ impl Lifecycle {
                 stop_wanted: false,
                 told,
             },
-            Action::Look,
+            actions,
         )
     }
 
@@ -133,6 +135,7 @@ impl Lifecycle {
         !matches!(
             self.standing,
             Standing::Up { .. }
+                | Standing::Remote { .. }
                 | Standing::Stopping { .. }
                 | Standing::Launching { .. }
                 | Standing::Judged

@@ -24,6 +24,23 @@ pub fn process(name: &str) -> Process {
     process
 }
 
+/// The same, watched by a probe with a time-out of 2 s too.
+pub fn probed(name: &str) -> Process {
+    let mut process = process(name);
+    process.monitors.extend(remote(name).monitors);
+    process
+}
+
+/// What is only watched, by a probe with a time-out of 2 s.
+pub fn remote(name: &str) -> Process {
+    let text = format!(
+        "processes: [{{name: {name}, monitor: {{type: network, target_url: 'tcp://127.0.0.1:1', \
+         timeout_secs: 2}}}}]"
+    );
+    let checked = check(text.as_bytes(), &Environment::new(), &Reader::default());
+    Process::clone(&checked.expect("the text has no fault").config.processes[0])
+}
+
 /// A configuration of these processes.
 pub fn config(processes: Vec<Process>) -> Config {
     Config {

@@ -33,13 +33,21 @@ impl Lifecycle {
                 self.stuck(reason, now)
             }
 
+            (Standing::Remote { .. }, Input::Healthy { instance: None }) => {
+                self.standing = Standing::Remote { health: Some(Ok(())) };
+                vec![]
+            }
+            (Standing::Remote { .. }, Input::Unhealthy { instance: None, reason }) => {
+                self.standing = Standing::Remote { health: Some(Err(reason)) };
+                vec![]
+            }
             (Standing::Up { instance, .. }, Input::Healthy { instance: probed })
-                if *instance == probed =>
+                if Some(*instance) == probed =>
             {
                 self.healthy()
             }
             (Standing::Up { instance, .. }, Input::Unhealthy { instance: probed, reason })
-                if *instance == probed =>
+                if Some(*instance) == probed =>
             {
                 self.hung(process, reason)
             }

@@ -18,6 +18,10 @@ impl Lifecycle {
         by: String,
         now: Time,
     ) -> Vec<Action> {
+        // There is nothing to start, end or leave alone.
+        if matches!(self.standing, Standing::Remote { .. }) {
+            return vec![];
+        }
         match request {
             Request::Stop => {
                 self.paused = Some(Pause { by: by.clone(), until: None });
@@ -112,7 +116,8 @@ impl Lifecycle {
     /// breaker's Open period.
     fn stand_down(&mut self, now: Time) -> Vec<Action> {
         match self.standing {
-            Standing::BackingOff { .. }
+            Standing::Unknown { wanted: true, .. }
+            | Standing::BackingOff { .. }
             | Standing::Awaiting { .. }
             | Standing::Preparing
             | Standing::Queued { .. } => self.down(now),

@@ -61,6 +61,10 @@ pub(super) enum Standing {
         /// When healer launched it; `None` for an adopted one.
         launched: Option<Time>,
     },
+    /// Only watched; what its probe says, once it has said something.
+    Remote {
+        health: Option<Result<(), String>>,
+    },
     Stopping {
         instance: Instance,
         why: Why,
@@ -101,6 +105,11 @@ impl Standing {
                 let stuck = stuck.iter().map(|(reason, _)| format!("; {reason}"));
                 let reason = why.words() + &stuck.collect::<String>();
                 State::Stopping { instance: *instance, reason }
+            }
+            Self::Remote { health: None } => State::Unknown { reason: String::new() },
+            Self::Remote { health: Some(Ok(())) } => State::Reachable,
+            Self::Remote { health: Some(Err(reason)) } => {
+                State::Unreachable { reason: reason.clone() }
             }
             Self::Refused { until } => State::BreakerOpen { until: *until },
             Self::Down { .. } => State::Down,
@@ -151,6 +160,7 @@ impl Standing {
             }
             Self::Stopping { stuck, .. } => stuck.as_ref().map(|(_, again)| *again),
             Self::Up { .. }
+            | Self::Remote { .. }
             | Self::Judged
             | Self::Refused { .. }
             | Self::Awaiting { .. }

@@ -38,8 +38,8 @@ struct Life {
 
 impl Life {
     fn new(process: Process) -> Self {
-        let (life, look) = Lifecycle::new(at(0));
-        assert_eq!(look, Action::Look);
+        let (life, look) = Lifecycle::new(&process, at(0));
+        assert_eq!(look, [Action::Look]);
         Self { inner: life, process, now: at(0), held: false }
     }
 
@@ -417,7 +417,7 @@ fn paused(instance: Option<Instance>, until: Option<Time>) -> State {
 }
 
 fn unhealthy(pid: i32) -> Input {
-    Input::Unhealthy { instance: instance(pid), reason: "timed out".into() }
+    Input::Unhealthy { instance: Some(instance(pid)), reason: "timed out".into() }
 }
 
 fn stop(pid: i32) -> Action {
@@ -482,7 +482,44 @@ fn what_never_restarts_is_not_ended_for_being_hung_but_is_ready_no_longer() {
     assert_eq!(life.at(1_000, Input::Tick), [Action::Ready]);
     assert_eq!(life.on(unhealthy(1)), [Action::Unready]);
     assert_eq!(life.inner.next_deadline(&life.process), None, "time alone heals no hang");
-    assert_eq!(life.on(Input::Healthy { instance: instance(1) }), [Action::Ready]);
+    assert_eq!(life.on(Input::Healthy { instance: Some(instance(1)) }), [Action::Ready]);
+}
+
+#[test]
+fn a_probed_instance_is_ready_when_its_probe_says_so_and_not_before() {
+    let mut life = started(fixture::probed("web"));
+    assert_eq!(life.inner.next_deadline(&life.process), None, "time alone makes it not ready");
+    assert_eq!(life.on(Input::Healthy { instance: Some(instance(1)) }), [Action::Ready]);
+    assert_eq!(life.on(Input::Healthy { instance: Some(instance(1)) }), []);
+    assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: true });
+}
+
+#[test]
+fn a_probed_instance_that_was_found_running_is_believed_after_one_time_out() {
+    let mut life = Life::new(fixture::probed("web"));
+    life.now = at(60_000);
+    let found = Input::Found { instance: instance(5), started: at(0) };
+    assert_eq!(life.on(found), [Action::Running]);
+    assert_eq!(life.inner.next_deadline(&life.process), Some(at(62_000)));
+    assert_eq!(life.at(62_000, Input::Tick), [Action::Ready]);
+}
+
+#[test]
+fn what_is_only_watched_is_never_looked_for_or_started() {
+    let process = fixture::remote("db");
+    let (mut life, actions) = Lifecycle::new(&process, at(0));
+    assert_eq!(actions, []);
+    let mut on = |input| {
+        let actions = life.on(&process, input, at(1));
+        assert!(actions.iter().all(|action| matches!(action, Action::Tell(_))), "{actions:?}");
+        assert_eq!(life.next_deadline(&process), None);
+        life.state()
+    };
+    let unhealthy = Input::Unhealthy { instance: None, reason: "refused".into() };
+    assert_eq!(on(Input::Missing), State::Unknown { reason: String::new() });
+    assert_eq!(on(Input::Healthy { instance: None }), State::Reachable);
+    assert_eq!(on(unhealthy), State::Unreachable { reason: "refused".into() });
+    assert_eq!(on(asked(Request::Restart)), State::Unreachable { reason: "refused".into() });
 }
 
 #[test]
@@ -610,7 +647,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         (1..4, any_exit()).prop_map(|(pid, exit)| Input::Ended { instance: instance(pid), exit }),
         (1..4).prop_map(|pid| Input::Launched { instance: instance(pid) }),
         (0_u64..200_000).prop_map(|until| Input::Refused { until: at(until) }),
-        (1..4).prop_map(|pid| Input::Healthy { instance: instance(pid) }),
+        (1..4).prop_map(|pid| Input::Healthy { instance: Some(instance(pid)) }),
         (1..4).prop_map(unhealthy),
         (1..4).prop_map(|pid| Input::Stuck { instance: instance(pid), reason: String::new() }),
         (0_u64..20).prop_map(|secs| {
@@ -651,7 +688,7 @@ proptest! {
         let mut process = Process { autostart, ..fixture::process("web") };
         process.recovery.restart = restart;
         process.recovery.backoff.jitter = 1.0;
-        let (mut life, _) = Lifecycle::new(at(0));
+        let (mut life, _) = Lifecycle::new(&process, at(0));
         let mut now = at(0);
         for (input, elapsed) in inputs {
             now = now.after(Duration::from_millis(elapsed));

@@ -62,15 +62,15 @@ pub enum Input {
     NodeFault,
     /// Nothing came out of a command that exited 0.
     NoSuccessor,
-    /// The probe of the instance succeeds.
+    /// The probe succeeds.
     Healthy {
-        /// Which one.
-        instance: Instance,
+        /// That of this instance; `None` for what is only watched.
+        instance: Option<Instance>,
     },
-    /// So many probes of the instance failed that it counts as hung.
+    /// So many probes failed in a row that the instance counts as hung.
     Unhealthy {
-        /// Which one.
-        instance: Instance,
+        /// Which one; `None` for what is only watched.
+        instance: Option<Instance>,
         /// Why the last one failed.
         reason: String,
     },

@@ -69,6 +69,8 @@ fn moved(process: &ProcessName, from: &State, to: &State) {
             let (by, wait_ms) = (&pause.by, pause.until.map(until_ms));
             info!(%process, %from, %to, by, wait_ms, "paused: it is watched, and left as it is");
         }
+        State::Unreachable { reason } => warn!(%process, %from, %to, %reason, "does not answer"),
+        State::Reachable => info!(%process, %from, %to, "answers"),
         State::Up { instance, ready: true } => {
             info!(%process, %from, %to, pid = instance.pid.0, "ready");
         }

@@ -255,15 +255,10 @@ impl Recovery {
                     self.looks.push(process);
                 }
             }
-            Observation::Healthy { instance: Some(instance) } => {
-                self.feed(&process, Input::Healthy { instance });
-            }
-            Observation::Unhealthy { instance: Some(instance), reason } => {
+            Observation::Healthy { instance } => self.feed(&process, Input::Healthy { instance }),
+            Observation::Unhealthy { instance, reason } => {
                 self.feed(&process, Input::Unhealthy { instance, reason });
             }
-            // Of a process that is only watched.
-            Observation::Healthy { instance: None }
-            | Observation::Unhealthy { instance: None, .. } => {}
         }
     }
 

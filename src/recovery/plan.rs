@@ -47,6 +47,8 @@ struct Entry {
     deadline: Option<Time>,
     /// No longer configured, but its launch is under way; gone when that ends.
     leaving: bool,
+    /// What takes its place then: an entry of the same name and of another kind.
+    successor: Option<Arc<Process>>,
 }
 
 /// What the shell is to do, for which process.
@@ -111,7 +113,7 @@ impl Plan {
         let wanted: BTreeMap<&ProcessName, &Arc<Process>> = config
             .processes
             .iter()
-            .filter(|process| process.enabled && !process.is_watch_only())
+            .filter(|process| process.enabled)
             .map(|process| (&process.name, process))
             .collect();
         let mut orders = Vec::new();
@@ -121,23 +123,19 @@ impl Plan {
             orders.extend(self.leave(&name));
         }
         for (name, process) in wanted {
-            if let Some(entry) = self.entries.get_mut(name) {
-                entry.process = Arc::clone(process);
-                entry.leaving = false;
-                self.arm(name);
-            } else {
-                let (life, action) = Lifecycle::new(now);
-                let entry = Entry {
-                    process: Arc::clone(process),
-                    life,
-                    breaker: Breaker::default(),
-                    record: Record::new(now),
-                    deadline: None,
-                    leaving: false,
-                };
-                self.entries.insert(name.clone(), entry);
-                self.arm(name);
-                self.carry_out(name, vec![action], now, &mut orders);
+            match self.entries.get_mut(name) {
+                Some(entry) if entry.process.is_watch_only() == process.is_watch_only() => {
+                    entry.process = Arc::clone(process);
+                    (entry.leaving, entry.successor) = (false, None);
+                    self.arm(name);
+                    continue;
+                }
+                Some(_) => orders.extend(self.leave(name)),
+                None => {}
+            }
+            match self.entries.get_mut(name) {
+                Some(leaving) => leaving.successor = Some(Arc::clone(process)),
+                None => self.enter(process, now, &mut orders),
             }
         }
         self.grant_slots(now, &mut orders);
@@ -267,7 +265,11 @@ impl Plan {
                 self.node_faults = 0;
             }
             if entry.leaving {
+                let successor = entry.successor.take();
                 orders.extend(self.remove(name));
+                if let Some(process) = successor {
+                    self.enter(&process, now, orders);
+                }
                 return;
             }
         }
@@ -368,10 +370,26 @@ impl Plan {
         }
     }
 
+    fn enter(&mut self, process: &Arc<Process>, now: Time, orders: &mut Vec<Order>) {
+        let (life, actions) = Lifecycle::new(process, now);
+        let entry = Entry {
+            process: Arc::clone(process),
+            life,
+            breaker: Breaker::default(),
+            record: Record::new(now),
+            deadline: None,
+            leaving: false,
+            successor: None,
+        };
+        self.entries.insert(process.name.clone(), entry);
+        self.arm(&process.name);
+        self.carry_out(&process.name, actions, now, orders);
+    }
+
     fn leave(&mut self, name: &ProcessName) -> Vec<Order> {
         match self.entries.get_mut(name) {
             Some(entry) if entry.life.is_launching() => {
-                entry.leaving = true;
+                (entry.leaving, entry.successor) = (true, None);
                 vec![]
             }
             _ => self.remove(name),

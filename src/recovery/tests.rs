@@ -196,6 +196,9 @@ impl World {
         let record = self.record(name);
         if let What::Tell(Change::Moved { to, .. }) = what {
             record.paused = matches!(to, State::Paused { .. });
+            // What is ended on purpose and started again is, too.
+            record.asked |=
+                matches!(to, State::Stopping { reason, .. } if !reason.starts_with("hung"));
             if record.paused {
                 // What ends now ends on purpose, and a trial is to be made anew.
                 (record.failed, record.asked) = (false, false);
@@ -355,7 +358,7 @@ impl World {
             }
             Fate::Probed(n, healthy) => {
                 let name = self.name(n);
-                let Some(instance) = self.records[&name].running else { return };
+                let instance = self.records[&name].running;
                 let reason = "timed out".to_owned();
                 self.feed(
                     &name,
@@ -368,9 +371,6 @@ impl World {
             }
             Fate::DependencyRestarted(n) => {
                 let name = self.name(n);
-                let up =
-                    matches!(self.plan.state(&name), Some(State::Up { .. } | State::Trial { .. }));
-                self.record(&name).asked |= up;
                 self.feed(&name, Input::Restart { reason: "db was restarted".into() });
             }
         }
@@ -592,4 +592,19 @@ fn removed_and_put_back_while_its_launch_is_under_way_it_is_not_started_twice() 
     let instance = Instance { pid: Pid(1), start_ticks: 1 };
     let _ = plan.on(&a, Input::Launched { instance }, Time(3));
     assert_eq!(plan.state(&a), Some(State::Up { instance, ready: false }));
+}
+
+#[test]
+fn an_entry_that_becomes_one_that_is_only_watched_begins_anew_when_its_launch_has_ended() {
+    let (mut plan, _) = queued(&["a"], 1);
+    let a = ProcessName::new("a");
+    assert_eq!(plan.reload(&fixture::config(vec![fixture::remote("a")]), Time(2)), []);
+    let instance = Instance { pid: Pid(1), start_ticks: 1 };
+    let orders = plan.on(&a, Input::Launched { instance }, Time(3));
+    assert_eq!(orders, [Order { process: a.clone(), what: What::Release }]);
+    let _ = plan.on(&a, Input::Healthy { instance: None }, Time(4));
+    assert_eq!(plan.state(&a), Some(State::Reachable));
+    let orders = plan.reload(&fixture::config(vec![fixture::process("a")]), Time(5));
+    let what: Vec<_> = orders.into_iter().map(|order| order.what).collect();
+    assert_eq!(what, [What::Release, What::Look]);
 }
