@@ -219,7 +219,8 @@ pub struct Exit {
     /// CPU time. Of healer's own children, that of their waited-for children is included
     /// (getrusage(2)).
     pub cpu: Option<Cpu>,
-    /// Peak resident set size in bytes.
+    /// Peak resident set size in bytes; `None` for a child of healer's that took no more than healer
+    /// did, as that cannot be told then.
     pub peak_rss: Option<u64>,
 }
 

@@ -53,7 +53,7 @@ fn how_a_child_ended_is_told_once(#[case] script: &str, #[case] end: End) {
     assert_eq!(exit.end, Some(end));
     assert!(exit.runtime.unwrap() < DEADLINE);
     assert!(exit.cpu.unwrap().user < DEADLINE);
-    assert!(exit.peak_rss.unwrap() > 64 * 1024);
+    assert_eq!(exit.peak_rss, None, "a shell takes less than this test does");
     assert_eq!(reaper.take(child.instance()), None);
 }
 

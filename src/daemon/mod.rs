@@ -21,23 +21,24 @@ use crate::config::load::{LoadError, Loaded, load};
 use crate::config::{Config, Reader};
 use crate::launch::{self, Baseline, Launcher};
 use crate::logging::{self, Target};
-use crate::monitor::ebpf::{self, Causes};
 use crate::monitor::{self, pid};
 use crate::preflight::{self, HostFault};
 use crate::recovery::{self, Recovery, Senses};
 use crate::signals::{Asked, Signals};
 
+use self::kernel_side::{KernelSide, Running};
 use self::lock::Lock;
 use self::readiness::{Readiness, Side};
 use self::tasks::{Tasks, outcome};
 
+mod kernel_side;
 mod lock;
 mod readiness;
 mod tasks;
 
 /// How many events the bus keeps for its slowest subscriber.
 const BUS_CAPACITY: usize = 1024;
-/// How often files are looked at: the lock's, and output files for rotation.
+/// How often files are looked at, the lock's and output files for rotation, and eBPF's counters.
 const FILES_PERIOD: Duration = Duration::from_secs(30);
 /// How long a service manager that does not read is waited for.
 const NOTIFY_PATIENCE: Duration = Duration::from_millis(500);
@@ -84,7 +85,6 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
             target,
             launcher,
             config: loaded.config.into(),
-            without_ebpf: None,
             lock,
         };
         let ended = runtime.block_on(daemon.run(readiness));
@@ -105,8 +105,6 @@ struct Daemon {
     target: Target,
     launcher: Launcher,
     config: Arc<Config>,
-    /// Why there is no eBPF.
-    without_ebpf: Option<String>,
     lock: Lock,
 }
 
@@ -133,13 +131,18 @@ impl Daemon {
         let bus = Bus::new(bus_capacity());
         let wall = WallClock::now();
         let mut monitors = vec![pid::spawn(bus.clone(), wall)];
-        let causes = self.load_ebpf(&bus, &mut monitors)?;
+        let (mut kernel_side, running) = KernelSide::load(&bus, &self.config)?;
+        let causes = running.map(|Running { monitor, causes }| {
+            monitors.push(monitor);
+            causes
+        });
         let orders = monitors.iter().map(monitor::Handle::orders).collect();
         let senses = Senses { monitors: orders, causes, wall };
         let (recovery, handle) =
             Recovery::new(self.launcher.clone(), bus, senses).context("cannot set up recovery")?;
         let mut tasks = Tasks::new(tokio::spawn(recovery.run()), monitors);
-        let ended = self.serve(&mut signals, &handle, &mut tasks, readiness).await;
+        let ended =
+            self.serve(&mut signals, &handle, &mut tasks, &mut kernel_side, readiness).await;
         info!("healer stops; what it guards is left running");
         notify([NotifyState::Stopping]).await;
         drop(handle);
@@ -151,36 +154,13 @@ impl Daemon {
         ended
     }
 
-    /// Loads the kernel side, whichever monitors are configured now: a reload may ask for it. What
-    /// does without it is told once.
-    fn load_ebpf(
-        &mut self,
-        bus: &Bus,
-        monitors: &mut Vec<monitor::Handle>,
-    ) -> anyhow::Result<Option<Causes>> {
-        let processes = u32::try_from(self.config.processes.len()).unwrap_or(u32::MAX);
-        let options = ebpf::Options::default();
-        let watched_max = options.watched_max.max(processes.saturating_mul(2));
-        match ebpf::Kernel::load(ebpf::Options { watched_max, ..options }) {
-            Ok(kernel) => {
-                let monitor = ebpf::spawn(bus.clone(), kernel.execs);
-                monitors.push(monitor.context("cannot set up the eBPF monitor")?);
-                Ok(Some(kernel.causes))
-            }
-            Err(unavailable) => {
-                // With what the kernel said, if it refused.
-                self.without_ebpf = Some(format!("{:#}", anyhow::Error::from(unavailable)));
-                Ok(None)
-            }
-        }
-    }
-
     /// Answers to whatever comes, until it is asked to stop.
     async fn serve(
         &mut self,
         signals: &mut Signals,
         recovery: &recovery::Handle,
         tasks: &mut Tasks,
+        kernel_side: &mut KernelSide,
         readiness: Readiness,
     ) -> anyhow::Result<()> {
         let mut readiness = Some(readiness);
@@ -214,6 +194,7 @@ impl Daemon {
                                 // A task has ended: the next turn hears why.
                                 continue;
                             }
+                            kernel_side.warn_of_missing(&self.config);
                             self.report_taken(readiness.is_none());
                         }
                         Err(error) => report_refusal(&error),
@@ -240,6 +221,7 @@ impl Daemon {
                             "the lock is lost"
                         );
                     }
+                    kernel_side.warn_of_missed();
                     if rotating.as_ref().is_none_or(JoinHandle::is_finished) {
                         rotating = self.rotate();
                     }
@@ -285,10 +267,6 @@ impl Daemon {
     }
 
     fn report_taken(&self, reloaded: bool) {
-        if let (Some(reason), Some(processes)) = (&self.without_ebpf, self.config.watched_by_ebpf())
-        {
-            warn!(%processes, %reason, lost = ebpf::LOST, "watched by pidfd alone, without eBPF");
-        }
         if reloaded {
             info!(processes = self.config.processes.len(), "configuration reloaded");
         } else {

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+
 use crate::clock;
 use crate::config::Process;
 use crate::event::{Cpu, End, Exit, Instance, Pid, Signal};
@@ -65,8 +67,7 @@ impl Reaper {
                 end,
                 runtime: Some(clock::now().since(clock::started(instance))),
                 cpu: Some(Cpu { user: duration(usage.ru_utime), system: duration(usage.ru_stime) }),
-                // Linux counts it in KiB, getrusage(2).
-                peak_rss: u64::try_from(usage.ru_maxrss).ok().map(|kib| kib * 1024),
+                peak_rss: own_peak(usage.ru_maxrss),
                 ..Exit::default()
             };
             self.ended.insert(instance, exit);
@@ -117,6 +118,15 @@ pub fn end_of(status: libc::c_int) -> Option<End> {
         signal: Signal(libc::WTERMSIG(status)),
         core_dumped: libc::WCOREDUMP(status),
     })
+}
+
+/// What a child itself took at most, in bytes. Until its exec it shares healer's memory, as
+/// posix_spawn(3) does without a copy, and Linux counts that peak as the child's: one that is not
+/// higher may be healer's.
+fn own_peak(counted: libc::c_long) -> Option<u64> {
+    let own = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |own| own.max_rss());
+    // In KiB, getrusage(2).
+    u64::try_from(counted).ok().filter(|_| counted > own).map(|kib| kib * 1024)
 }
 
 fn duration(time: libc::timeval) -> Duration {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Backoff, Restart};
-use crate::event::{End, Exit, Time};
+use crate::event::{End, Exit, Killer, Time};
 
 /// How soon to look again where it could not be told which process is meant: it may have been seen
 /// in the middle of an exec or of its end.
@@ -35,17 +35,22 @@ pub(super) fn is_failure(restart: Restart, exit: &Exit) -> bool {
         Restart::Never => false,
         Restart::OnFailure => match exit.end {
             Some(End::Code(code)) => code != 0,
-            Some(End::Signal { signal, .. }) => !signal.asks_to_end(),
+            Some(End::Signal { signal, .. }) => {
+                !signal.asks_to_end() || exit.killer == Some(Killer::Itself)
+            }
             None => true,
         },
     }
 }
 
-/// An exit, a fault of the program, or unknown; not a signal from outside.
+/// An exit, a fault of the program, or unknown; not a signal from outside. Who sent it decides where
+/// that is known, else which signal it is.
 pub(super) fn ended_by_itself(exit: &Exit) -> bool {
-    match exit.end {
-        Some(End::Signal { signal, .. }) => signal.is_fault(),
-        Some(End::Code(_)) | None => true,
+    let Some(End::Signal { signal, .. }) = exit.end else { return true };
+    match exit.killer {
+        Some(Killer::Itself) => true,
+        Some(Killer::Process { .. }) => false,
+        Some(Killer::Kernel) | None => signal.is_fault(),
     }
 }
 

@@ -6,7 +6,7 @@ use super::policy::delay;
 use super::*;
 use crate::config::Backoff;
 use crate::config::fixture;
-use crate::event::{End, Exit, Pid, ProcessName, Request, Signal, Wait};
+use crate::event::{End, Exit, Killer, Pid, ProcessName, Request, Signal, Wait};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -25,6 +25,14 @@ fn code(code: i32) -> Exit {
 fn signal(number: i32) -> Exit {
     let end = End::Signal { signal: Signal(number), core_dumped: false };
     Exit { end: Some(end), ..Exit::default() }
+}
+
+fn sent(number: i32, killer: Killer) -> Exit {
+    Exit { killer: Some(killer), ..signal(number) }
+}
+
+fn other() -> Killer {
+    Killer::Process { pid: Some(Pid(812)), comm: "sh".into(), uid: 0 }
 }
 
 /// A lifecycle, its process, and the moment it has come to.
@@ -170,6 +178,9 @@ fn alive_for_ready_after_is_ready() {
 #[case::fault(signal(11), &[0, 1, 2, 4])]
 #[case::unknown(Exit::default(), &[0, 1, 2, 4])]
 #[case::killed_from_outside(signal(9), &[0, 0, 0, 0])]
+#[case::killed_by_itself(sent(9, Killer::Itself), &[0, 1, 2, 4])]
+#[case::fault_that_the_kernel_told(sent(11, Killer::Kernel), &[0, 1, 2, 4])]
+#[case::fault_signal_from_outside(sent(11, other()), &[0, 0, 0, 0])]
 fn restarts_in_a_row_before_ready_are_delayed(#[case] exit: Exit, #[case] delays: &[u64]) {
     let mut process = fixture::process("web");
     process.recovery.start_timeout = Duration::ZERO;
@@ -234,6 +245,9 @@ fn jitter_never_exceeds_the_longest_delay() {
 #[case(Restart::OnFailure, signal(1), false)]
 #[case(Restart::OnFailure, signal(2), false)]
 #[case(Restart::OnFailure, signal(15), false)]
+#[case(Restart::OnFailure, sent(15, other()), false)]
+#[case(Restart::OnFailure, sent(15, Killer::Itself), true)]
+#[case(Restart::OnFailure, sent(1, Killer::Kernel), false)]
 #[case(Restart::OnFailure, signal(9), true)]
 #[case(Restart::OnFailure, signal(11), true)]
 #[case(Restart::OnFailure, Exit::default(), true)]

@@ -1,9 +1,11 @@
 //! The daemon's log of what recovery did: fixed messages, the data in fields, one line each.
 
+use std::time::Duration;
+
 use tracing::{debug, error, info, warn};
 
 use crate::clock;
-use crate::event::{Change, End, ProcessName, State, Time};
+use crate::event::{Change, End, Exit, Pid, ProcessName, State, Time};
 
 /// Writes one change.
 pub fn write(process: &ProcessName, change: &Change) {
@@ -11,15 +13,7 @@ pub fn write(process: &ProcessName, change: &Change) {
         Change::Adopted(instance) => {
             info!(%process, pid = instance.pid.0, "adopted a running instance");
         }
-        Change::Ended { instance, exit } => {
-            let runtime_ms = exit.runtime.map(|runtime| millis(runtime.as_millis()));
-            let pid = instance.pid.0;
-            if exit.end == Some(End::Code(0)) {
-                info!(%process, pid, reason = %exit, runtime_ms, "ended");
-            } else {
-                warn!(%process, pid, reason = %exit, runtime_ms, "ended");
-            }
-        }
+        Change::Ended { instance, exit } => ended(process, instance.pid, exit),
         Change::Hung { instance, reason } => {
             warn!(%process, pid = instance.pid.0, %reason, "hung; it is ended and replaced");
         }
@@ -42,6 +36,20 @@ pub fn write(process: &ProcessName, change: &Change) {
             error!(%process, wait_ms = until_ms(*until), "trial failed; breaker open again");
         }
         Change::BreakerClosed => info!(%process, "trial proved itself; breaker closed"),
+    }
+}
+
+fn ended(process: &ProcessName, pid: Pid, exit: &Exit) {
+    let ms = |time: Duration| millis(time.as_millis());
+    let pid = pid.0;
+    let runtime_ms = exit.runtime.map(ms);
+    let (user_ms, system_ms) =
+        (exit.cpu.map(|cpu| ms(cpu.user)), exit.cpu.map(|cpu| ms(cpu.system)));
+    let peak_rss_kib = exit.peak_rss.map(|bytes| bytes / 1024);
+    if exit.end == Some(End::Code(0)) {
+        info!(%process, pid, reason = %exit, runtime_ms, user_ms, system_ms, peak_rss_kib, "ended");
+    } else {
+        warn!(%process, pid, reason = %exit, runtime_ms, user_ms, system_ms, peak_rss_kib, "ended");
     }
 }
 

@@ -32,10 +32,20 @@ struct Options {
     journal: Option<PathBuf>,
     /// `--exit CODE`: ends by itself.
     exit: Option<u8>,
-    /// `--segv`: ends by SIGSEGV.
-    segv: bool,
-    /// `--after MS`: how long it lives before `--exit` or `--segv`.
+    /// `--raise SIGNAL`: sends that to itself.
+    raise: Option<Signal>,
+    /// `--take MIB`: takes so much memory as it starts.
+    take: usize,
+    /// `--hog`: takes memory until there is none.
+    hog: bool,
+    /// `--after MS`: how long it lives before `--exit`, `--raise` or `--hog`.
     after: Duration,
+    /// `--until FILE`: it lives so long before these.
+    until: Option<PathBuf>,
+    /// `--exit-unless FILE`: exits 1 at once where there is no such file.
+    exit_unless: Option<PathBuf>,
+    /// `--exit-on-term`: exits 0 when it is sent SIGTERM.
+    exit_on_term: bool,
     /// `--pid-file PATH`: written beside and renamed.
     pid_file: Option<PathBuf>,
     /// `--pid-file-in-place`: written into the file itself.
@@ -72,7 +82,12 @@ impl Options {
             match word.as_str() {
                 "--journal" => options.journal = Some(value().into()),
                 "--exit" => options.exit = Some(value().parse().unwrap()),
-                "--segv" => options.segv = true,
+                "--raise" => options.raise = Some(value().parse().unwrap()),
+                "--take" => options.take = value().parse().unwrap(),
+                "--hog" => options.hog = true,
+                "--until" => options.until = Some(value().into()),
+                "--exit-unless" => options.exit_unless = Some(value().into()),
+                "--exit-on-term" => options.exit_on_term = true,
                 "--after" => options.after = millis(value()),
                 "--pid-file" => options.pid_file = Some(value().into()),
                 "--pid-file-in-place" => options.pid_file_in_place = true,
@@ -111,10 +126,20 @@ fn main() -> ExitCode {
     if options.setsid {
         setsid().unwrap();
     }
+    for _ in 0..options.take {
+        take();
+    }
     // Held until the last process that inherited it is gone.
     let _lock = options.journal.as_deref().map(witness);
     // Nobody may be reading any more.
     let _ = writeln!(std::io::stdout(), "started {}", getpid());
+    if options.exit_unless.is_some_and(|file| !file.exists()) {
+        return ExitCode::FAILURE;
+    }
+    if options.exit_on_term {
+        // SAFETY: the handler only calls _exit(2), which a handler may.
+        unsafe { signal(Signal::SIGTERM, SigHandler::Handler(exit_0)) }.unwrap();
+    }
     if options.ignore_term {
         // SAFETY: SIG_IGN runs no handler.
         unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
@@ -148,16 +173,34 @@ fn main() -> ExitCode {
         // SAFETY: nothing on this stack is used by another thread, and nothing needs dropping.
         unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
-    if options.segv || options.exit.is_some() {
+    if options.raise.is_some() || options.hog || options.exit.is_some() {
         thread::sleep(options.after);
+        while options.until.as_ref().is_some_and(|file| !file.exists()) {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
-    if options.segv {
-        raise(Signal::SIGSEGV).unwrap();
+    if let Some(signal) = options.raise {
+        raise(signal).unwrap();
+    }
+    if options.hog {
+        loop {
+            take();
+        }
     }
     if let Some(code) = options.exit {
         return ExitCode::from(code);
     }
     sleep_forever()
+}
+
+extern "C" fn exit_0(_: libc::c_int) {
+    // SAFETY: _exit(2) has no conditions.
+    unsafe { libc::_exit(0) };
+}
+
+/// Takes a mebibyte for good, and uses it.
+fn take() {
+    std::mem::forget(std::hint::black_box(vec![1_u8; 1 << 20]));
 }
 
 /// Appends this start's line, and takes the journal's lock if no other instance has it.

@@ -65,8 +65,10 @@ fn every_exit_code_is_healed(#[values(By::PidFile, By::Ebpf)] by: By) {
 #[test]
 fn fault_of_its_own_is_healed() {
     let site = Site::new();
-    let service =
-        site.service("faulty").args(["--after", "400", "--segv"]).set("ready_after_secs", 0.1);
+    let service = site
+        .service("faulty")
+        .args(["--after", "400", "--raise", "SIGSEGV"])
+        .set("ready_after_secs", 0.1);
     let _healer = site.guard([&service]);
     eventually("started three times", || service.starts().len() >= 3);
     service.assert_never_two();

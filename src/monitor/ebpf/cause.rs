@@ -86,6 +86,7 @@ impl Cause {
 /// saw. The parent is right about how it ended; the kernel side adds why.
 #[must_use]
 pub fn merge(reaped: Option<Exit>, cause: Option<Cause>) -> Exit {
+    let is_child = reaped.is_some();
     let reaped = reaped.unwrap_or_default();
     let Some(cause) = cause else { return reaped };
     let ended = cause.ended.as_ref();
@@ -103,7 +104,8 @@ pub fn merge(reaped: Option<Exit>, cause: Option<Cause>) -> Exit {
         last_signal,
         runtime: ended.map(|ended| ended.runtime).or(reaped.runtime),
         cpu: reaped.cpu.or(ended.map(|ended| ended.cpu)),
-        peak_rss: reaped.peak_rss.or(ended.map(|ended| ended.peak_rss)),
+        // Of a child, the kernel side sees the same number, and cannot tell whose it is either.
+        peak_rss: reaped.peak_rss.or(ended.filter(|_| !is_child).map(|ended| ended.peak_rss)),
     }
 }
 
@@ -276,6 +278,8 @@ mod tests {
         let reaped = Exit { cpu: Some(Cpu::default()), peak_rss: Some(1), ..Exit::default() };
         let both = merge(Some(reaped), cause());
         assert_eq!((both.cpu, both.peak_rss), (Some(Cpu::default()), Some(1)));
+        let unsure = merge(Some(Exit::default()), cause());
+        assert_eq!(unsure.peak_rss, None, "a peak that may be healer's");
     }
 
     #[test]

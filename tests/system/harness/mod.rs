@@ -13,10 +13,10 @@ mod site;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use healer::wait;
+pub use healer::{Healer, wait};
 pub use living::{Living, kill, living};
 pub use service::Service;
-pub use site::{Site, command, is_root, program, skip};
+pub use site::{Site, command, is_root, program, sh, skip, within};
 
 /// How long [`eventually`] waits.
 pub const DEADLINE: Duration = Duration::from_secs(30);

@@ -42,6 +42,29 @@ pub fn command(program: impl AsRef<Path>) -> Command {
     command
 }
 
+/// The same command as the last words of another one, as of unshare(1).
+pub fn within(outer: &[&str], inner: &Command) -> Command {
+    let mut command = command(outer[0]);
+    command.args(&outer[1..]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(dir) = inner.get_current_dir() {
+        command.current_dir(dir);
+    }
+    command
+}
+
+/// Runs a line of shell to its end, and tells which PID the shell had.
+pub fn sh(line: &str) -> u32 {
+    let mut shell = command("/bin/sh").args(["-c", line]).spawn().unwrap();
+    assert!(super::wait(&mut shell).success(), "{line}");
+    shell.id()
+}
+
 /// Whether the tests, and so healer, run as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -117,7 +140,12 @@ impl Site {
 
     /// healer with these arguments and this site's configuration, to which the caller adds.
     pub fn healer(&self, arguments: &[&str]) -> Command {
-        let mut command = command(daemon());
+        self.healer_from(&daemon(), arguments)
+    }
+
+    /// The same, run from this file.
+    pub fn healer_from(&self, daemon: &Path, arguments: &[&str]) -> Command {
+        let mut command = command(daemon);
         command
             .args(arguments)
             .arg("-c")
