@@ -169,7 +169,7 @@ impl Process {
     /// How long one probe may take, where one of the monitors probes.
     #[must_use]
     pub fn probe_timeout(&self) -> Option<Duration> {
-        None
+        self.probe().map(|probe| probe.timeout)
     }
 
     /// The PID file and `interval_secs`, where one of the monitors is `type: pid`.
