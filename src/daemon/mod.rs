@@ -21,7 +21,8 @@ use crate::config::load::{LoadError, Loaded, load};
 use crate::config::{Config, Reader};
 use crate::launch::{self, Baseline, Launcher};
 use crate::logging::{self, Target};
-use crate::monitor::{self, pid};
+use crate::monitor::network::names::Names;
+use crate::monitor::{self, network, pid};
 use crate::preflight::{self, HostFault};
 use crate::recovery::{self, Recovery, Senses};
 use crate::signals::{Asked, Signals};
@@ -130,7 +131,8 @@ impl Daemon {
         let mut signals = Signals::open().context("cannot take over signals")?;
         let bus = Bus::new(bus_capacity());
         let wall = WallClock::now();
-        let mut monitors = vec![pid::spawn(bus.clone(), wall)];
+        let network = network::spawn(bus.clone(), Names::default());
+        let mut monitors = vec![pid::spawn(bus.clone(), wall), network];
         let (mut kernel_side, running) = KernelSide::load(&bus, &self.config)?;
         let causes = running.map(|Running { monitor, causes }| {
             monitors.push(monitor);

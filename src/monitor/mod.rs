@@ -4,7 +4,7 @@
 //! comes, then on change. The bus may lose events, and a burst of all truths would make it lose them
 //! again; so whoever lagged gets the present truth as the answer to [`Command::Republish`], on a
 //! channel that loses nothing. Monitors never wait for anyone who receives. Called by `recovery`;
-//! `pid` watches PID files, `ebpf` has the kernel tell.
+//! `pid` watches PID files, `ebpf` has the kernel tell, `network` asks the processes themselves.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::event::{Event, Instance, ProcessName};
 
 pub mod ebpf;
+pub mod network;
 pub mod pid;
 
 /// What recovery tells a monitor. Each is answered by what the monitor now sees of the entries that

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use figment::value::Value;
-use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use rustls::pki_types::ServerName;
 
@@ -117,6 +117,10 @@ fn request(section: &Section<'_>, http: &Http, asked: Asked, tls: Written) -> Op
     headers.entry(USER_AGENT).or_insert(agent);
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if asked.method == Method::POST {
+        // Some servers refuse one that does not say so.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     Some(Request {
         tls,
         method: asked.method,
