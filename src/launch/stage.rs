@@ -17,9 +17,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::process::{Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
 
+use super::head::Scheduling;
 use super::identity::Identity;
 use super::report::{Fault, Report, fault, refused};
-use super::spec::{Scheduling, Spec, decode, kernel};
+use super::spec::{Spec, decode, kernel};
 use crate::config::Resource;
 
 /// The first word of the stage's command line, which says that it is one.
@@ -150,7 +151,7 @@ fn become_program(
 ) -> Result<Infallible, Stop> {
     // Only speaks to whoever looks at `ps`, as below.
     let _ = nix::sys::prctl::set_name(LOOKUP);
-    let identity = Identity::look_up(&spec.head.run_as)?;
+    let identity = Identity::look_up(spec.run_as)?;
     // The entry's limits may leave no room for another descriptor: these come first.
     set_up_descriptors(output)?;
     set_scheduling(&spec.head.scheduling)?;
