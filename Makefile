@@ -6,12 +6,13 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-# What runs on a machine is linked statically and to a fixed address: docs/architecture.md, "The
-# release build", says why. With --target the flags concern neither build scripts nor macros.
-HOST = $(or $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p'),unknown)
+# What runs on a machine is linked statically and to a fixed address, against musl where the toolchain
+# has it: docs/architecture.md, "The release build", says why. With --target the flags concern neither
+# build scripts nor macros.
+RELEASE_TARGET = $(or $(shell .ci/release-target),unknown)
 RELEASE_FLAGS := -C target-feature=+crt-static -C relocation-model=static
 FOR_RELEASE = RUSTFLAGS="$(strip $(RUSTFLAGS) $(RELEASE_FLAGS))"
-BINARY = $(TARGET)/$(HOST)/release/healer
+BINARY = $(TARGET)/$(RELEASE_TARGET)/release/healer
 
 # As root, a test that skips itself for want of rights would be a mistake.
 ifeq ($(shell id -u),0)
@@ -26,8 +27,8 @@ endif
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-build: set-up ## Build the release binary, target/HOST/release/healer (the default)
-	$(FOR_RELEASE) cargo build --release --locked --target $(HOST)
+build: set-up ## Build the release binary, target/*/release/healer (the default)
+	$(FOR_RELEASE) cargo build --release --locked --target $(RELEASE_TARGET)
 	@echo "built $(BINARY)"
 
 demo: build ## Set up what is missing, build, and show on a small service what healer does
@@ -50,8 +51,8 @@ docs: set-up-test ## The documentation of the code, without warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 scripts: ## The syntax of the shell scripts, and shellcheck where it is installed
-	@for script in .ci/run .ci/set-up; do bash -n $$script || exit 1; done
-	@! command -v shellcheck >/dev/null || shellcheck .ci/run .ci/set-up
+	@for script in .ci/*; do bash -n $$script || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck .ci/*
 
 unit: set-up-test ## Unit, property, documentation and system tests
 	cargo test --locked --doc --quiet
@@ -68,7 +69,7 @@ system: set-up-test build ## The system tests again, of the release binary
 	HEALER_UNDER_TEST=$(abspath $(BINARY)) cargo nextest run --locked --test system
 
 bench: set-up ## From a kill to the new instance, and a launch, beside a bare spawn
-	$(FOR_RELEASE) cargo bench --locked --target $(HOST) --bench recovery --bench launch
+	$(FOR_RELEASE) cargo bench --locked --target $(RELEASE_TARGET) --bench recovery --bench launch
 
 size: build ## The release binary is at most 6 MiB
 	@size=$$(wc -c < $(BINARY)); echo "$(BINARY): $$size bytes of $(SIZE_LIMIT)"; \

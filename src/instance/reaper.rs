@@ -182,13 +182,22 @@ pub fn may_have_left(launched: Instance, known: &dyn Fn(Pid) -> bool) -> bool {
 /// healer's own children, zombies included; `None` where the kernel does not list them
 /// (`CONFIG_PROC_CHILDREN`). Such a list may skip one while others vanish from it; healer's do not,
 /// as only its reaper, on this same thread, lets a child vanish.
+///
+/// The kernel lists them by thread. Orphans are given to the first one, and this one alone spawns:
+/// the others have none, and to list all threads would take longer than to look at these.
 pub(super) fn own_children() -> Option<Vec<Pid>> {
-    let mut children = Vec::new();
-    for thread in std::fs::read_dir("/proc/self/task").ok()? {
-        let list = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
-        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)));
+    let (first, this) = (own_pid(), Pid(nix::unistd::gettid().as_raw()));
+    let mut children = children_of(first)?;
+    if this != first {
+        children.extend(children_of(this)?);
     }
     Some(children)
+}
+
+fn children_of(thread: Pid) -> Option<Vec<Pid>> {
+    let list = std::fs::read(format!("/proc/self/task/{thread}/children")).ok()?;
+    let list = std::str::from_utf8(&list).ok()?;
+    Some(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)).collect())
 }
 
 /// A child of healer that is nobody's instance and started no earlier than the launched one.

@@ -24,7 +24,7 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Asks the user and the group database, whatever they are made of: this may take its time.
-    pub(super) fn look_up(run_as: &As) -> Result<Option<Self>, Fault> {
+    pub(super) fn look_up(run_as: As<'_>) -> Result<Option<Self>, Fault> {
         let (user, group) = match run_as {
             As::Healer => return Ok(None),
             As::Root => {

@@ -27,6 +27,7 @@ use crate::config::{Config, OutputFile, Process};
 use crate::event::{Pid, ProcessName, Signal};
 use crate::instance::Held;
 
+mod head;
 mod identity;
 mod output;
 mod report;

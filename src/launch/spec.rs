@@ -5,19 +5,16 @@
 //! `daemon` calls [`Baseline::record`] before it changes any limit of healer's own.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use rustix::process::{Resource as Kernel, getpriority_process, getrlimit};
-use serde::{Deserialize, Serialize};
 
+use super::head::{Account, Head, Limits, Scheduling};
 use crate::config::{InheritEnv, Limit, Process, Resource, RunAs};
 use crate::instance::program::search_path;
-
-/// Soft and hard limit of each resource, in the order of [`Resource::ALL`]; `None` is unlimited.
-pub(super) type Limits = [(Option<u64>, Option<u64>); Resource::ALL.len()];
 
 /// The kernel's number of a resource.
 pub(super) fn kernel(resource: Resource) -> Kernel {
@@ -47,20 +44,6 @@ const OWN_PREFIXES: [&str; 3] = ["WATCHDOG_", "LISTEN_", "HEALER_"];
 
 /// Who a program runs as, told in the environment; the stage fills in those of a named user.
 const ACCOUNT_VARIABLES: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
-
-/// How the kernel schedules a process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Scheduling {
-    /// `SCHED_OTHER` and its kin, by number.
-    pub(super) policy: i32,
-    /// Only of the real-time policies.
-    pub(super) priority: i32,
-    /// -20 to 19.
-    pub(super) nice: i32,
-    /// The CPUs it may use; `None` on a machine with more than this can name, where it is left
-    /// as inherited.
-    pub(super) cpus: Option<Vec<usize>>,
-}
 
 /// What healer was given by whoever started it, which every instance is given in turn.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,32 +95,23 @@ fn affinity() -> Option<Vec<usize>> {
     Some((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).collect())
 }
 
-/// The fixed part of what the stage is told; the strings follow it.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Head {
-    pub(super) run_as: As,
-    pub(super) limits: Limits,
-    pub(super) scheduling: Scheduling,
-    pub(super) oom_score_adj: i32,
-    pub(super) umask: u32,
-    arguments: usize,
-}
-
 /// [`RunAs`], as the stage is told it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum As {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum As<'a> {
     Healer,
     Root,
-    User { user: String, group: Option<String> },
+    User { user: &'a str, group: Option<&'a str> },
 }
 
 /// What the stage is told: how, which program, with which words, where.
 ///
-/// As bytes it is a list of NUL-terminated strings: the head as JSON, the directory, the program,
-/// its arguments, its environment. So the stage hands the strings to execve(2) where they lie.
+/// As bytes it is the head and a list of NUL-terminated strings: user and group, the directory, the
+/// program, its arguments, its environment. So the stage hands the strings to execve(2) where they
+/// lie.
 #[derive(Debug, PartialEq)]
 pub(super) struct Spec<'a> {
     pub(super) head: Head,
+    pub(super) run_as: As<'a>,
     pub(super) directory: &'a CStr,
     /// The program first.
     pub(super) arguments: Vec<&'a CStr>,
@@ -161,12 +135,13 @@ pub(super) fn encode(process: &Process, baseline: &Baseline) -> Result<Vec<u8>, 
     if !command.is_absolute() {
         return Err(SpecError::NotInPath(command.display().to_string()));
     }
+    let (account, names) = match &process.run_as {
+        RunAs::Healer => (Account::Healer, [None, None]),
+        RunAs::Root => (Account::Root, [None, None]),
+        RunAs::User { user, group: None } => (Account::User, [Some(user), None]),
+        RunAs::User { user, group } => (Account::UserAndGroup, [Some(user), group.as_ref()]),
+    };
     let head = Head {
-        run_as: match &process.run_as {
-            RunAs::Healer => As::Healer,
-            RunAs::Root => As::Root,
-            RunAs::User { user, group } => As::User { user: user.clone(), group: group.clone() },
-        },
         limits: limits(process, baseline),
         scheduling: Scheduling {
             nice: process.nice.unwrap_or(baseline.scheduling.nice),
@@ -174,37 +149,57 @@ pub(super) fn encode(process: &Process, baseline: &Baseline) -> Result<Vec<u8>, 
         },
         oom_score_adj: process.oom_score_adj.unwrap_or(baseline.oom_score_adj),
         umask: process.umask.unwrap_or(baseline.umask),
+        account,
         arguments: 1 + process.args.len(),
     };
-    let mut bytes = serde_json::to_vec(&head).expect("numbers and strings are valid JSON");
-    bytes.push(0);
-    let mut add = |string: &OsStr, what| {
-        let string = CString::new(string.as_bytes()).map_err(|_| SpecError::Nul(what))?;
-        bytes.extend_from_slice(string.as_bytes_with_nul());
+    let mut bytes = Vec::with_capacity(2048);
+    head.write(&mut bytes);
+    let mut add = |parts: &[&OsStr], what| {
+        for part in parts {
+            if part.as_bytes().contains(&0) {
+                return Err(SpecError::Nul(what));
+            }
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        bytes.push(0);
         Ok(())
     };
-    add(process.working_dir.as_os_str(), "working_dir")?;
-    add(command.as_os_str(), "command")?;
+    for (name, what) in names.into_iter().zip(["run_as_user", "run_as_group"]) {
+        if let Some(name) = name {
+            add(&[OsStr::new(name)], what)?;
+        }
+    }
+    add(&[process.working_dir.as_os_str()], "working_dir")?;
+    add(&[command.as_os_str()], "command")?;
     for argument in &process.args {
-        add(OsStr::new(argument), "args")?;
+        add(&[OsStr::new(argument)], "args")?;
     }
     for (name, value) in environment(process, baseline) {
-        add(&OsString::from_vec([name.as_bytes(), value.as_bytes()].join(&b'=')), "env")?;
+        add(&[&name, OsStr::new("="), &value], "env")?;
     }
     Ok(bytes)
 }
 
 /// Reads what [`encode`] wrote; `None` where it is anything else.
 pub(super) fn decode(bytes: &[u8]) -> Option<Spec<'_>> {
-    let mut strings = bytes.split_inclusive(|byte| *byte == 0).map(CStr::from_bytes_with_nul);
-    let head: Head = serde_json::from_slice(strings.next()?.ok()?.to_bytes()).ok()?;
-    let directory = strings.next()?.ok()?;
-    let mut strings = strings.collect::<Result<Vec<_>, _>>().ok()?;
-    if head.arguments == 0 || head.arguments > strings.len() {
+    let (head, strings) = Head::read(bytes)?;
+    let mut strings = strings.split_inclusive(|byte| *byte == 0).map(CStr::from_bytes_with_nul);
+    let mut next = || strings.next()?.ok();
+    let run_as = match head.account {
+        Account::Healer => As::Healer,
+        Account::Root => As::Root,
+        Account::User => As::User { user: next()?.to_str().ok()?, group: None },
+        Account::UserAndGroup => {
+            As::User { user: next()?.to_str().ok()?, group: Some(next()?.to_str().ok()?) }
+        }
+    };
+    let directory = next()?;
+    let mut arguments = strings.collect::<Result<Vec<_>, _>>().ok()?;
+    if head.arguments == 0 || head.arguments > arguments.len() {
         return None;
     }
-    let environment = strings.split_off(head.arguments);
-    Some(Spec { head, directory, arguments: strings, environment })
+    let environment = arguments.split_off(head.arguments);
+    Some(Spec { head, run_as, directory, arguments, environment })
 }
 
 fn limits(process: &Process, baseline: &Baseline) -> Limits {
@@ -220,8 +215,9 @@ fn limits(process: &Process, baseline: &Baseline) -> Limits {
 /// Everything but the account's variables of a named user, which only the stage can look up.
 fn environment(process: &Process, baseline: &Baseline) -> BTreeMap<OsString, OsString> {
     let given = &baseline.environment;
-    let mut environment = given.clone();
-    environment.retain(|name, _| inherits(&process.inherit_env, name));
+    let inherited = given.iter().filter(|(name, _)| inherits(&process.inherit_env, name));
+    let mut environment: BTreeMap<_, _> =
+        inherited.map(|(name, value)| (name.clone(), value.clone())).collect();
     let path = search_path(process, given.get(OsStr::new("PATH")).cloned());
     environment.insert("PATH".into(), path);
     for name in ACCOUNT_VARIABLES {

@@ -58,14 +58,13 @@ fn stage_reads_what_was_written() {
     let account =
         [c"HOME=/root", c"LOGNAME=root", c"PATH=/opt/bin", c"SHELL=/bin/sh", c"USER=root"];
     assert_eq!(spec.environment, account);
-    assert_eq!(spec.head.run_as, As::Root);
+    assert_eq!(spec.run_as, As::Root);
 }
 
 #[rstest]
 #[case::nothing(b"")]
 #[case::no_head(b"\0")]
-#[case::no_strings(b"{}\0")]
-#[case::no_end(b"{}")]
+#[case::text(b"GET / HTTP/1.1\r\n\r\n")]
 fn anything_else_is_no_specification(#[case] bytes: &[u8]) {
     assert_eq!(decode(bytes), None);
 }
@@ -73,9 +72,24 @@ fn anything_else_is_no_specification(#[case] bytes: &[u8]) {
 #[test]
 fn specification_cut_short_is_none() {
     let bytes = encode(&process(), &baseline()).unwrap();
-    let head = bytes.iter().position(|byte| *byte == 0).unwrap();
-    assert_eq!(decode(&bytes[..=head]), None);
-    assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+    let spec = decode(&bytes).unwrap();
+    let environment: usize = spec.environment.iter().map(|text| text.count_bytes() + 1).sum();
+    for end in (0..bytes.len() - environment).chain([bytes.len() - 1]) {
+        assert_eq!(decode(&bytes[..end]), None, "{end} bytes");
+    }
+}
+
+#[rstest]
+#[case::user("www", None)]
+#[case::number("33", None)]
+#[case::in_another_group("www", Some("adm"))]
+#[case::empty("", Some(""))]
+fn account_travels_by_name(#[case] user: &str, #[case] group: Option<&str>) {
+    let run_as = RunAs::User { user: user.to_owned(), group: group.map(ToOwned::to_owned) };
+    let bytes = encode(&Process { run_as, ..process() }, &baseline()).unwrap();
+    let spec = decode(&bytes).unwrap();
+    assert_eq!(spec.run_as, As::User { user, group });
+    assert_eq!(spec.directory, c"/srv");
 }
 
 #[test]

@@ -17,9 +17,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::process::{Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
 
+use super::head::Scheduling;
 use super::identity::Identity;
 use super::report::{Fault, Report, fault, refused};
-use super::spec::{Scheduling, Spec, decode, kernel};
+use super::spec::{Spec, decode, kernel};
 use crate::config::Resource;
 
 /// The first word of the stage's command line, which says that it is one.
@@ -58,24 +59,47 @@ pub fn run_if_asked() -> Option<u8> {
 }
 
 /// Runs the stage before Rust's runtime sets itself up, which takes a fifth of the time that a
-/// bare spawn takes and is of no use to a process that soon becomes another. Where the C library
-/// does not tell constructors the arguments, the stage is found by `main` instead.
-#[cfg(target_env = "gnu")]
+/// bare spawn takes and is of no use to a process that soon becomes another. With another C library
+/// the stage is found by `main` instead.
+#[cfg(any(target_env = "gnu", target_env = "musl"))]
 #[expect(unsafe_code, reason = "a constructor is named to the linker by its section")]
 #[used]
 // SAFETY: the section holds pointers to such functions. The standard library works without its
-// runtime's set-up, as it does in a program whose `main` is C; it notes the arguments in a
-// constructor of a lower number, which has run before.
+// runtime's set-up, as it does in a program whose `main` is C.
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = {
     extern "C" fn before_main() {
-        if let Some(code) = run_if_asked() {
+        if is_stage() {
+            let code = run();
             // SAFETY: it does not return, and nothing here waits to be flushed or dropped.
             unsafe { libc::_exit(code.into()) }
         }
     }
     before_main
 };
+
+/// The standard library notes the arguments in a constructor of a lower number, which has run.
+#[cfg(target_env = "gnu")]
+fn is_stage() -> bool {
+    std::env::args_os().next().is_some_and(|name| name.as_encoded_bytes() == NAME.to_bytes())
+}
+
+/// musl tells no constructor the arguments. They lie below the environment, where the kernel put
+/// them: their number, each of them, NULL, then each variable. The stage's is the only one.
+#[cfg(target_env = "musl")]
+#[expect(unsafe_code, reason = "nothing else leads to the arguments before `main`")]
+fn is_stage() -> bool {
+    unsafe extern "C" {
+        static environ: *const *const std::ffi::c_char;
+    }
+    // SAFETY: before `main` nobody has moved the environment. Below it lie NULL, the last argument
+    // if there is one, and the argument before that or their number; where there is none, their
+    // number, 0, and the stack in use.
+    unsafe {
+        let (last, number) = (*environ.sub(2), *environ.sub(3) as usize);
+        !last.is_null() && number == 1 && CStr::from_ptr(last) == NAME
+    }
+}
 
 fn run() -> u8 {
     const DONE: u8 = 0;
@@ -150,7 +174,7 @@ fn become_program(
 ) -> Result<Infallible, Stop> {
     // Only speaks to whoever looks at `ps`, as below.
     let _ = nix::sys::prctl::set_name(LOOKUP);
-    let identity = Identity::look_up(&spec.head.run_as)?;
+    let identity = Identity::look_up(spec.run_as)?;
     // The entry's limits may leave no room for another descriptor: these come first.
     set_up_descriptors(output)?;
     set_scheduling(&spec.head.scheduling)?;
@@ -229,19 +253,25 @@ fn set_scheduling(asked: &Scheduling) -> Result<(), Fault> {
 #[expect(unsafe_code, reason = "no wrapper of sched_setscheduler(2) among the dependencies")]
 fn set_policy(asked: &Scheduling) -> io::Result<()> {
     // What is recorded has no such flag, which says how children are to be scheduled.
-    const RESET_ON_FORK: i32 = 0x4000_0000;
+    const RESET_ON_FORK: libc::c_long = 0x4000_0000;
     // SAFETY: an all-zero sched_param is a valid one, some C libraries pad it.
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: 0 is the calling process; `parameters` outlives the call that fills it.
-    let (policy, read) =
-        unsafe { (libc::sched_getscheduler(0), libc::sched_getparam(0, &raw mut parameters)) };
-    let same_policy = policy & !RESET_ON_FORK == asked.policy;
+    // musl has these functions, but lets them fail: the calls are made directly.
+    let (policy, read) = unsafe {
+        let policy = libc::syscall(libc::SYS_sched_getscheduler, 0);
+        (policy, libc::syscall(libc::SYS_sched_getparam, 0, &raw mut parameters))
+    };
+    let same_policy = policy & !RESET_ON_FORK == libc::c_long::from(asked.policy);
     if read == 0 && same_policy && parameters.sched_priority == asked.priority {
         return Ok(());
     }
     parameters.sched_priority = asked.priority;
     // SAFETY: as above; the call only reads `parameters`.
-    match unsafe { libc::sched_setscheduler(0, asked.policy, &raw const parameters) } {
+    let set = unsafe {
+        libc::syscall(libc::SYS_sched_setscheduler, 0, asked.policy, &raw const parameters)
+    };
+    match set {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
