@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use rstest::rstest;
 use rustix::process::Signal;
+use serde_json::json;
 
-use crate::harness::{Site, command, eventually, is_root, program, skip, throughout, wait};
+use crate::harness::{
+    Service, Site, command, eventually, has_ebpf, is_root, program, skip, throughout, wait,
+};
 
 #[test]
 fn running_instance_is_adopted_and_left_alive_when_healer_stops() {
@@ -138,6 +141,72 @@ fn script_whose_interpreter_only_healers_path_leads_to_is_adopted() {
     healer.stop();
     let _healer = start();
     throughout(Duration::from_millis(500), "it was not doubled", || service.starts().len() == 1);
+}
+
+/// What is there, and what healer does not start for the time being.
+fn down_for_a_while(site: &Site, how: &str) -> Service {
+    let forever = json!({ "initial_secs": 300, "max_secs": 300, "jitter": 0 });
+    let service = site.service("web").args(["--exit-unless", "ok"]);
+    match how {
+        "backoff" => service.set("recovery.backoff", forever),
+        "cooldown" => service.set("recovery.retries", 1).set("recovery.cooldown_secs", 600),
+        _ => service.set("autostart", false),
+    }
+}
+
+#[rstest]
+#[case::backoff("backoff", "backing-off")]
+#[case::cooldown("cooldown", "breaker-open")]
+#[case::never_started("autostart", "down")]
+fn what_an_administrator_starts_meanwhile_is_the_one_instance(
+    #[case] how: &str,
+    #[case] state: &str,
+) {
+    if !has_ebpf() {
+        return;
+    }
+    let site = Site::new();
+    let service = down_for_a_while(&site, how);
+    let healer = site.guard([&service]);
+    healer.until_said(&[("process", "web"), ("to", state)]);
+    let failed = service.starts().len();
+    fs::write(site.file("ok"), "").unwrap();
+    let by_hand = site.start_by_hand(&service);
+    healer.until_said(&[("process", "web"), ("message", "adopted a running instance")]);
+    throughout(Duration::from_millis(500), "it is one", || service.living() == [by_hand.clone()]);
+    assert_eq!(service.starts().len(), failed + 1);
+    service.assert_never_two();
+}
+
+#[test]
+fn what_another_supervisor_restarts_meanwhile_is_adopted_each_time() {
+    if !has_ebpf() {
+        return;
+    }
+    let site = Site::new();
+    // healer gives up at once, the other one does not.
+    let service = site.service("web").set("recovery.retries", 0).set("recovery.cooldown_secs", 600);
+    let words: Vec<_> = service.words().iter().map(|word| format!("'{word}'")).collect();
+    let line = format!("while :; do '{}' {}; done", program().display(), words.join(" "));
+    let mut supervisor = command("/bin/sh");
+    let mut supervisor = supervisor
+        .args(["-c", &line])
+        .current_dir(site.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    service.running(1);
+    let healer = site.guard([&service]);
+    let adopted = || healer.said(&[("process", "web"), ("message", "adopted")]).len();
+    for count in 1..=10 {
+        eventually("it is adopted", || adopted() == count);
+        service.running(count);
+        service.kill(Signal::KILL);
+    }
+    service.running(11);
+    supervisor.kill().unwrap();
+    wait(&mut supervisor);
+    assert!(healer.said(&[("message", "started")]).is_empty());
 }
 
 #[test]

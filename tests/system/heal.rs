@@ -7,9 +7,7 @@ use rstest::rstest;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
 
-use crate::harness::{
-    Service, Site, command, eventually, is_root, program, skip, throughout, wait,
-};
+use crate::harness::{Service, Site, eventually, program, throughout};
 
 /// How an entry is watched.
 #[derive(Clone, Copy)]
@@ -193,38 +191,4 @@ fn process_that_may_end_stays_down(#[case] restart: &str, #[case] args: &[&str; 
     service.running(1);
     eventually("it ended", || service.living().is_empty());
     throughout(Duration::from_millis(500), "it stays down", || service.starts().len() == 1);
-}
-
-#[test]
-fn killer_is_named_where_the_kernel_may_tell() {
-    if !is_root() {
-        return skip("eBPF needs root");
-    }
-    let site = Site::new();
-    let service = site.service("web");
-    let healer = site.guard([&service]);
-    let pid = service.running(1).pid;
-    let line = format!("kill -KILL {pid}; wait");
-    let mut killer = command("/bin/sh").args(["-c", &line]).spawn().unwrap();
-    service.running(2);
-    let by = format!("SIGKILL by sh (PID {}, root)", killer.id());
-    healer.until_said(&[("process", "web"), ("reason", &by)]);
-    wait(&mut killer);
-}
-
-#[test]
-fn what_somebody_starts_during_the_cooldown_is_guarded_at_once() {
-    if !is_root() {
-        return skip("eBPF needs root");
-    }
-    let site = Site::new();
-    let service = site.service("web").set("recovery.retries", 0).set("recovery.cooldown_secs", 600);
-    let healer = site.guard([&service]);
-    service.running(1);
-    service.kill(Signal::KILL);
-    healer.until_said(&[("process", "web"), ("message", "breaker opened")]);
-    let by_hand = site.start_by_hand(&service);
-    healer.until_said(&[("process", "web"), ("message", "adopted a running instance")]);
-    throughout(Duration::from_millis(300), "it is one", || service.living() == [by_hand.clone()]);
-    service.assert_never_two();
 }

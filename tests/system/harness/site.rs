@@ -70,6 +70,19 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Whether eBPF is in this build and works; if not, says that a test of it is skipped.
+pub fn has_ebpf() -> bool {
+    if cfg!(not(feature = "ebpf")) {
+        eprintln!("skipped: eBPF is not in this build");
+        return false;
+    }
+    if !is_root() {
+        skip("eBPF needs root");
+        return false;
+    }
+    true
+}
+
 /// Says why a test is skipped; with `HEALER_TESTS_MUST_RUN=1` that is a failure.
 pub fn skip(why: &str) {
     let must_run = std::env::var_os("HEALER_TESTS_MUST_RUN").is_some_and(|value| value == "1");
