@@ -12,6 +12,7 @@ mod harness;
 mod heal;
 mod leftovers;
 mod life;
+mod network;
 mod notification;
 mod pid_files;
 mod reload;
