@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "a test program fails by panicking")]
 
 mod dump;
+mod web;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -60,6 +61,13 @@ struct Options {
     setsid: bool,
     /// `--listen PORT`: on 127.0.0.1, without SO_REUSEADDR's cousins; exits 98 where it is taken.
     listen: Option<u16>,
+    /// `--web PORT`: answers HTTP on 127.0.0.1, as the file of `--web-says` tells; exits 98 where
+    /// the port is taken.
+    web: Option<u16>,
+    /// `--web-says FILE`: a status instead of 200, `slow` or `hang`.
+    web_says: Option<PathBuf>,
+    /// `--web-after MS`: the port is opened so late.
+    web_after: Duration,
     /// `--workers N`: forked children that hold whatever it holds, and live until killed.
     workers: u32,
     /// `--ignore-term`: SIGTERM does nothing to it and its workers.
@@ -96,6 +104,9 @@ impl Options {
                 "--fork" => options.fork = true,
                 "--setsid" => options.setsid = true,
                 "--listen" => options.listen = Some(value().parse().unwrap()),
+                "--web" => options.web = Some(value().parse().unwrap()),
+                "--web-says" => options.web_says = Some(value().into()),
+                "--web-after" => options.web_after = millis(value()),
                 "--workers" => options.workers = value().parse().unwrap(),
                 "--ignore-term" => options.ignore_term = true,
                 "--leader-exits" => options.leader_exits = true,
@@ -166,6 +177,14 @@ fn main() -> ExitCode {
     }
     if let Some(listener) = listener {
         thread::spawn(move || answer(&listener));
+    }
+    if let Some(port) = options.web {
+        thread::sleep(options.web_after);
+        let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) else {
+            return ExitCode::from(98);
+        };
+        let says = options.web_says.clone();
+        thread::spawn(move || web::answer(&listener, says.as_deref()));
     }
     if options.leader_exits {
         thread::spawn(sleep_forever);

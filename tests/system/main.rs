@@ -1,4 +1,4 @@
-//! The real daemon against real processes: what issue after issue promises, shown from outside.
+//! The real daemon against real processes: what healer promises, shown from outside.
 //!
 //! Each test has a directory and a healer of its own, so they run side by side. `harness` holds
 //! what they stand on, `tests/service` the program they guard.
@@ -14,6 +14,7 @@ mod heal;
 mod leftovers;
 mod life;
 mod namespace;
+mod network;
 mod notification;
 mod pid_files;
 mod reload;
