@@ -94,8 +94,11 @@ impl Victim {
         assert!(cause.is_some(), "it is watched until it is taken");
         assert_eq!(causes.take(self.instance()), None, "a cause is told once");
         let status = std::os::unix::process::ExitStatusExt::into_raw(self.child.wait().unwrap());
-        let waited = Exit { end: healer::instance::reaper::end_of(status), ..Exit::default() };
-        (merge(Some(waited), cause.clone()), merge(None, cause))
+        let alone = merge(None, cause.clone());
+        let end = healer::instance::reaper::end_of(status);
+        // Of memory, this parent did not ask.
+        let waited = Exit { end, peak_rss: alone.peak_rss, ..Exit::default() };
+        (merge(Some(waited), cause), alone)
     }
 
     /// As [`Victim::end`], where both must agree: one line.
@@ -517,20 +520,32 @@ fn an_oom_kill_is_told_with_its_cgroup() {
 fn of_a_long_path_of_a_cgroup_the_end_is_told(#[case] name: &str, #[case] depth: usize) {
     let Some((mut causes, _execs)) = load() else { return };
     let Some((root, _)) = memory_cgroups() else { return };
-    let mut cgroups = vec![Cgroup::new(root, "healer-test-long").unwrap()];
+    let mut nest = Nest(vec![Cgroup::new(root, "healer-test-long").unwrap()]);
     for _ in 0..depth {
-        let parent = cgroups.last().unwrap().0.to_str().unwrap();
-        let child = Cgroup::new(parent, name).unwrap();
-        cgroups.push(child);
+        let child = Cgroup::new(nest.innermost().0.to_str().unwrap(), name).unwrap();
+        nest.0.push(child);
     }
-    let told = out_of_memory(&mut causes, cgroups.last().unwrap());
-    let path = cgroups.last().unwrap().0.strip_prefix(root).unwrap().to_str().unwrap();
+    let told = out_of_memory(&mut causes, nest.innermost());
+    let path = nest.innermost().0.strip_prefix(root).unwrap().to_str().unwrap();
     let shown = told.strip_prefix("OOM-killed (in cgroup …/").and_then(|t| t.strip_suffix(')'));
     let shown = shown.unwrap_or_else(|| panic!("{told}"));
     assert!(path.ends_with(&format!("/{shown}")), "{shown} of {path}");
     assert!(shown.len() > 30, "{shown}");
-    // The inner ones first.
-    while cgroups.pop().is_some() {}
+}
+
+/// Cgroups in each other, removed from within.
+struct Nest(Vec<Cgroup>);
+
+impl Nest {
+    fn innermost(&self) -> &Cgroup {
+        self.0.last().unwrap()
+    }
+}
+
+impl Drop for Nest {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
 }
 
 /// Set for the run of a test within a cgroup namespace of its own: where memory cgroups are there.
