@@ -209,29 +209,24 @@ INLINE __u32 pid_of(struct task_struct *leader, int innermost)
 	return 0;
 }
 
-INLINE struct instance instance_of(struct task_struct *leader, int innermost)
+INLINE struct instance key_of(__u32 pid, __u64 started)
 {
-	struct instance instance = {};
-	__u64 started = 0;
+	struct instance key = {};
 
-	if (own_pid_namespace == PROC_PID_INIT_INO && !innermost) {
-		/* Every process is in it, and this is its number there. */
-		READ(instance.pid, leader->tgid);
-	} else {
-		instance.pid = pid_of(leader, innermost);
-	}
-	READ(started, leader->start_boottime);
-	instance.start_ticks = (started + boottime_offset) / NS_PER_TICK;
-	return instance;
+	key.pid = pid;
+	key.start_ticks = (started + boottime_offset) / NS_PER_TICK;
+	return key;
 }
 
+/* The entry of a task's thread group; by plain loads, as the verifier knows the pointer. */
 INLINE struct watched *find(struct task_struct *task)
 {
-	struct task_struct *leader = 0;
-	struct instance key;
+	struct task_struct *leader = task->group_leader;
+	/* Every process is in the initial namespace, and this is its number there. */
+	__u32 pid = own_pid_namespace == PROC_PID_INIT_INO ? (__u32)leader->tgid :
+							     pid_of(leader, 0);
+	struct instance key = key_of(pid, leader->start_boottime);
 
-	READ(leader, task->group_leader);
-	key = instance_of(leader, 0);
 	return bpf_map_lookup_elem(&watched, &key);
 }
 
@@ -311,7 +306,7 @@ int on_exec(__u64 *ctx)
 	if (!bpf_map_lookup_elem(&wanted, &file))
 		return 0;
 	/* The thread that execs is its group's leader by now. */
-	key = instance_of(task, 1);
+	key = key_of(pid_of(task, 1), task->start_boottime);
 	if (key.pid == 0)
 		return 0;
 	/* healer knows it already: it started it, or saw an earlier exec. */
@@ -404,15 +399,27 @@ int on_signal(__u64 *ctx)
 SEC("tp_btf/mark_victim")
 int on_oom(__u64 *ctx)
 {
+	struct task_struct *leader = 0;
+	struct task_struct *task = 0;
 	struct watched *entry;
-	__u64 task = 0;
+	struct instance key;
+	__u64 started = 0;
+	__u32 pid = 0;
 
+	/* As a number: what the verifier knows of it differs between kernels. */
 	bpf_probe_read_kernel(&task, sizeof(task), &ctx[0]);
-	if (task >> 32 == 0)
+	if ((__u64)task >> 32 == 0)
 		return 0;
-	entry = find((struct task_struct *)task);
+	READ(leader, task->group_leader);
+	READ(started, leader->start_boottime);
+	if (own_pid_namespace == PROC_PID_INIT_INO)
+		READ(pid, leader->tgid);
+	else
+		pid = pid_of(leader, 0);
+	key = key_of(pid, started);
+	entry = bpf_map_lookup_elem(&watched, &key);
 	if (entry)
-		mark_oom(entry, (struct task_struct *)task);
+		mark_oom(entry, task);
 	return 0;
 }
 
