@@ -22,7 +22,7 @@ endif
 .DEFAULT_GOAL := build
 # Each of cargo's commands uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help build demo test check fmt clippy deny docs scripts unit static size bench system install set-up set-up-test
+.PHONY: help build demo test check fmt clippy deny docs scripts unit slim static size bench system install set-up set-up-test
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,7 +34,7 @@ build: set-up ## Build the release binary, target/*/release/healer (the default)
 demo: build ## Set up what is missing, build, and show on a small service what healer does
 	@$(BINARY) demo
 
-test: check deny docs size static system unit ## Set up what is missing and run every check and test
+test: check deny docs size static system slim unit ## Set up what is missing and run every check and test
 
 check: fmt clippy scripts ## The quick part: format, lints, scripts
 
@@ -43,6 +43,7 @@ fmt: set-up-test
 
 clippy: set-up-test
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --no-default-features -- -D warnings
 
 deny: set-up-test ## Licences, sources and duplicates among the dependencies
 	cargo deny --locked check bans licenses sources
@@ -58,6 +59,10 @@ unit: set-up-test ## Unit, property, documentation and system tests
 	cargo test --locked --doc --quiet
 	cargo nextest run --locked
 
+slim: set-up-test ## What healer does and says when it is built without eBPF
+	cargo build --locked --no-default-features --bin healer --example service
+	cargo nextest run --locked --no-default-features --test system without_ebpf
+
 # A C library that looks users up in a static program would load itself a second time.
 static: build ## The release binary is static, and asks no name service
 	@! readelf -lW $(BINARY) | grep -q INTERP || { echo "$(BINARY) is not static" >&2; exit 1; }
@@ -68,8 +73,8 @@ system: set-up-test build ## The system tests again, of the release binary
 	cargo build --locked --examples
 	HEALER_UNDER_TEST=$(abspath $(BINARY)) cargo nextest run --locked --test system
 
-bench: set-up ## From a kill to the new instance, and a launch, beside a bare spawn
-	$(FOR_RELEASE) cargo bench --locked --target $(RELEASE_TARGET) --bench recovery --bench launch
+bench: set-up ## From a kill to the new instance, and a launch, beside a bare spawn; and what others pay
+	$(FOR_RELEASE) cargo bench --locked --target $(RELEASE_TARGET) --bench recovery --bench launch --bench unrelated
 
 size: build ## The release binary is at most 6 MiB
 	@size=$$(wc -c < $(BINARY)); echo "$(BINARY): $$size bytes of $(SIZE_LIMIT)"; \
