@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{
     Service, Site, command, eventually, has_ebpf, is_root, program, skip, throughout, wait,
@@ -178,14 +178,16 @@ fn what_an_administrator_starts_meanwhile_is_the_one_instance(
     service.assert_never_two();
 }
 
-#[test]
-fn what_another_supervisor_restarts_meanwhile_is_adopted_each_time() {
+#[rstest]
+#[case::cooldown("recovery.cooldown_secs", json!(600))]
+#[case::left_to_the_other("recovery.restart", json!("never"))]
+fn what_another_supervisor_restarts_is_adopted_each_time(#[case] key: &str, #[case] value: Value) {
     if !has_ebpf() {
         return;
     }
     let site = Site::new();
-    // healer gives up at once, the other one does not.
-    let service = site.service("web").set("recovery.retries", 0).set("recovery.cooldown_secs", 600);
+    // healer does not start it, the other one does.
+    let service = site.service("web").set("recovery.retries", 0).set(key, value);
     let words: Vec<_> = service.words().iter().map(|word| format!("'{word}'")).collect();
     let line = format!("while :; do '{}' {}; done", program().display(), words.join(" "));
     let mut supervisor = command("/bin/sh");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Service, Site, eventually, throughout};
+use crate::harness::{Service, Site, eventually, has_ebpf, throughout};
 
 const COOLDOWN: Duration = Duration::from_secs(2);
 
@@ -52,6 +52,30 @@ fn good_trial_closes_the_breaker_and_empties_its_window() {
         service.running(count + 1);
     }
     assert!(service.gaps()[3..].iter().all(|gap| *gap < COOLDOWN), "{:?}", service.gaps());
+}
+
+/// Somebody starts it during the cooldown, and it dies again before that is over.
+#[test]
+fn process_that_dies_while_the_breaker_is_open_gets_its_trial() {
+    let site = Site::new();
+    let service = site
+        .service("web")
+        .set("recovery.retries", 0)
+        .set("recovery.cooldown_secs", 4)
+        .set("recovery.half_open_secs", 0.5);
+    let healer = site.guard([&service]);
+    service.running(1);
+    service.kill(Signal::KILL);
+    healer.until_said(&[("process", "web"), ("message", "breaker opened")]);
+    site.start_by_hand(&service);
+    if has_ebpf() {
+        healer.until_said(&[("process", "web"), ("message", "adopted a running instance")]);
+    }
+    service.kill(Signal::KILL);
+    service.running(3);
+    let gap = service.gaps()[0] + service.gaps()[1];
+    assert!(gap >= Duration::from_secs(4), "started while Open: {gap:?}");
+    healer.until_said(&[("process", "web"), ("message", "breaker closed")]);
 }
 
 #[test]

@@ -63,6 +63,33 @@ fn two_hundred_killed_at_once_are_back_none_twice(#[case] files: bool, #[case] b
     kill_200(&site, &services);
 }
 
+/// What others started is told on the bus, and nobody is held by whom a loss would show later.
+#[test]
+fn instances_that_others_start_at_once_are_all_adopted_over_a_bus_of_one() {
+    if !has_ebpf() {
+        return;
+    }
+    let site = Site::new();
+    let services: Vec<Service> =
+        (0..50).map(|number| site.service(&format!("s{number}")).set("autostart", false)).collect();
+    site.configure(&services);
+    let healer = site.spawn(site.healer(&["--foreground"]).env("HEALER_BUS_CAPACITY", "1"));
+    eventually("all are down", || healer.said(&[("to", "down")]).len() == 50);
+    healer.signal(Signal::STOP);
+    for service in &services {
+        site.start_by_hand(service);
+    }
+    healer.signal(Signal::CONT);
+    eventually("all are adopted", || {
+        healer.said(&[("message", "adopted a running instance")]).len() == 50
+    });
+    assert!(!healer.said(&[("message", "the bus lagged")]).is_empty());
+    for service in &services {
+        service.kill(Signal::KILL);
+    }
+    all_run(&services, 2);
+}
+
 #[test]
 fn flood_of_orphans_hides_no_death_and_leaves_no_zombie() {
     let site = Site::new();
