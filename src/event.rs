@@ -373,7 +373,9 @@ pub struct Wait {
     pub on: ProcessName,
     /// Where that one stands, in words: `breaker open`, `starting`.
     pub reason: String,
-    /// When it is waited for no longer; `None`: until it is ready.
+    /// When that changes by itself, as far as is known.
+    pub changes: Option<Time>,
+    /// When `max_wait_secs` is over; `None`: it is, and there is no other timer.
     pub until: Option<Time>,
 }
 

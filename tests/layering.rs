@@ -56,6 +56,7 @@ const ROOMS: &[Room] = &[
     pure("monitor::network::health", &["config", "event"]),
     pure("monitor::network::rounds", &["config", "event", "monitor::network::health"]),
     shell("monitor::ebpf", FOR_MONITORS),
+    pure("coordinator", &["config", "event"]),
     pure("breaker", &["config", "event"]),
     pure("lifecycle", &["config", "event"]),
     shell("launch", &["clock", "config", "event", "instance", "users"]),
