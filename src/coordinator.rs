@@ -69,7 +69,7 @@ impl Default for Node {
             enabled: true,
             dependencies: Vec::new(),
             dependents: Vec::new(),
-            standing: Standing::Coming(UNSEEN),
+            standing: UNSEEN,
             view: View { place: Place::Coming, moves: true },
             hold: None,
             without: BTreeSet::new(),
@@ -95,7 +95,7 @@ enum Place {
 /// An entry with `enabled: false`.
 const DISABLED: Reason = Reason::new("disabled");
 /// A process of which nobody has told where it stands.
-const UNSEEN: Reason = Reason::new("not looked at yet");
+pub const UNSEEN: Standing = Standing::Coming(Reason::new("not looked at yet"));
 
 impl Coordinator {
     /// Takes a configuration. `standing` says where an enabled process stands now. Who is asking
@@ -158,7 +158,8 @@ impl Coordinator {
     /// Takes where a process stands. To be called whenever that may have changed.
     pub fn stands(&mut self, name: &ProcessName, standing: Standing, now: Time) -> Vec<Action> {
         let Some(node) = self.nodes.get_mut(name) else { return vec![] };
-        if node.standing == standing && !node.restarting {
+        let is_news = node.standing != standing || node.restarting;
+        if !is_news || !node.enabled {
             return vec![];
         }
         let was_replaced = node.take(standing);

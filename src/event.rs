@@ -444,6 +444,27 @@ pub enum Change {
         /// The step and what the system said.
         reason: String,
     },
+    /// It has waited for a dependency for `max_wait_secs`, and is started without it.
+    Waived {
+        /// Without whom.
+        on: ProcessName,
+        /// How long it has waited.
+        waited: Duration,
+        /// Whether it counts as degraded until that one is ready.
+        degraded: bool,
+    },
+    /// It has waited for a dependency for `max_wait_secs`, and waits on until that one is ready.
+    Overdue {
+        /// For whom.
+        on: ProcessName,
+        /// How long it has waited.
+        waited: Duration,
+    },
+    /// A dependency without which it was degraded is ready.
+    Complete {
+        /// Which one.
+        on: ProcessName,
+    },
     /// The process moved from one state to another.
     Moved {
         /// Where it stood.

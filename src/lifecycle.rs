@@ -148,6 +148,12 @@ impl Lifecycle {
         matches!(self.standing, Standing::Launching { .. })
     }
 
+    /// Whether it waits for a launch slot.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        matches!(self.standing, Standing::Queued { .. })
+    }
+
     fn step(&mut self, process: &Process, input: Input, now: Time) -> Vec<Action> {
         match input {
             Input::Found { .. } | Input::Missing | Input::Unclear { .. } => {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{Dependency, DependencyKind, OnFailure};
-use crate::event::{ProcessName, Time};
+use crate::event::{Change, ProcessName, Time};
 
 use super::words::{Action, Reason, Standing, What};
 use super::{Coordinator, DISABLED, Node, Place};
@@ -110,16 +110,18 @@ impl Coordinator {
             let is_pointless = place == Place::Disabled && !is_hard;
             let deadline = if is_pointless { since } else { since.after(max_wait) };
             let (until, waited) = ((deadline > now).then_some(deadline), now.since(since));
-            let what = if until.is_none() && !is_hard {
+            let change = if until.is_none() && !is_hard {
                 without.insert(on.clone());
-                Some(What::Waive { on, waited, degraded: on_failure == OnFailure::Degrade })
+                let degraded = on_failure == OnFailure::Degrade;
+                Some(Change::Waived { on, waited, degraded })
             } else {
                 let in_vain = is_hard && matches!(place, Place::Away | Place::Disabled);
                 hold.blocked.push(Blocked { on: on.clone(), until, in_vain });
                 let is_overdue = until.is_none() && hold.overdue.insert(on.clone());
-                is_overdue.then_some(What::Overdue { on, waited })
+                is_overdue.then_some(Change::Overdue { on, waited })
             };
-            actions.extend(what.map(|what| Action { process: name.clone(), what }));
+            let tell = |change| Action { process: name.clone(), what: What::Tell(change) };
+            actions.extend(change.map(tell));
         }
         self.arm(name);
     }
@@ -154,7 +156,7 @@ impl Coordinator {
         let degraded =
             dependencies.any(|one| one.target == *target && one.on_failure == OnFailure::Degrade);
         if node.without.remove(target) && degraded {
-            let what = What::Complete { on: target.clone() };
+            let what = What::Tell(Change::Complete { on: target.clone() });
             actions.push(Action { process: name.clone(), what });
         }
     }

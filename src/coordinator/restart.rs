@@ -26,7 +26,7 @@ impl Node {
             self.due = None;
         }
         match self.standing {
-            Standing::Ready(instance) => {
+            Standing::Ready(Some(instance)) => {
                 self.ready.replace(instance).is_some_and(|earlier| earlier != instance)
             }
             _ => false,

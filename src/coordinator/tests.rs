@@ -10,7 +10,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::config::{DependencyKind, Process, fixture};
-use crate::event::Pid;
+use crate::event::{Change, Pid};
 
 fn at(secs: u64) -> Time {
     Time(secs * 1_000_000_000)
@@ -58,7 +58,7 @@ fn config(graph: &[(&str, Vec<Dependency>)]) -> Config {
 }
 
 fn ready(pid: i32) -> Standing {
-    Standing::Ready(Instance { pid: Pid(pid), start_ticks: 1 })
+    Standing::Ready(Some(Instance { pid: Pid(pid), start_ticks: 1 }))
 }
 
 const UNREADY: Standing = Standing::Unready(Reason::new("not ready yet"));
@@ -139,14 +139,15 @@ fn told(actions: Vec<Action>) -> Vec<String> {
             format!("hold {process} for {}", on.join(" "))
         }
         What::Restart { because } => format!("restart {process} because of {because}"),
-        What::Waive { on, waited, degraded } => {
+        What::Tell(Change::Waived { on, waited, degraded }) => {
             let how = if degraded { "degraded" } else { "skipped" };
             format!("{process} without {on} after {} s: {how}", waited.as_secs())
         }
-        What::Overdue { on, waited } => {
+        What::Tell(Change::Overdue { on, waited }) => {
             format!("{process} overdue for {on} after {} s", waited.as_secs())
         }
-        What::Complete { on } => format!("{process} complete with {on}"),
+        What::Tell(Change::Complete { on }) => format!("{process} complete with {on}"),
+        What::Tell(change) => panic!("not the coordinator's: {change:?}"),
     };
     actions.into_iter().map(told).collect()
 }
@@ -610,17 +611,17 @@ impl World {
                     assert_eq!(self.phases[n], Phase::Held, "{name} was not held");
                     assert!(!waiting.is_empty());
                 }
-                What::Waive { on, waited, .. } => {
+                What::Tell(Change::Waived { on, waited, .. }) => {
                     let target = number(&on);
                     let dependency = self.dependency(n, target);
                     assert_ne!(dependency.on_failure, OnFailure::Abort);
                     assert!(waited >= dependency.max_wait || !self.is_enabled(target));
                     self.waived.insert((n, target));
                 }
-                What::Overdue { on, waited } => {
+                What::Tell(Change::Overdue { on, waited }) => {
                     assert!(waited >= self.dependency(n, number(&on)).max_wait);
                 }
-                What::Complete { .. } => {}
+                What::Tell(_) => {}
                 What::Restart { because } => {
                     assert!(self.dependency(n, number(&because)).restart);
                     assert!(self.phases[n].is_up(), "{name} does not run");

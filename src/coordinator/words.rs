@@ -1,15 +1,14 @@
 //! What the coordinator is told, and what it wants done.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
-use crate::event::{Instance, ProcessName, Time, Wait};
+use crate::event::{Change, Instance, ProcessName, Time, Wait};
 
 /// Where a process stands, as far as others depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// This instance runs and is ready.
-    Ready(Instance),
+    /// It is ready: this instance, or what is only watched and answers.
+    Ready(Option<Instance>),
     /// It runs, and is not ready.
     Unready(Reason),
     /// It does not run, and is on its way: nobody and nothing else needs to act.
@@ -67,25 +66,6 @@ pub enum What {
         /// Because this one was.
         because: ProcessName,
     },
-    /// `max_wait` is over: it is not held for this target any longer.
-    Waive {
-        /// For whom it has waited.
-        on: ProcessName,
-        /// For how long.
-        waited: Duration,
-        /// Whether it counts as degraded until the target is ready.
-        degraded: bool,
-    },
-    /// `max_wait` is over: it is held on all the same.
-    Overdue {
-        /// For whom it waits.
-        on: ProcessName,
-        /// For how long already.
-        waited: Duration,
-    },
-    /// The last target that it was degraded for want of, or one of them, is ready.
-    Complete {
-        /// Which one.
-        on: ProcessName,
-    },
+    /// Tell the world: [`Change::Waived`], [`Change::Overdue`] or [`Change::Complete`].
+    Tell(Change),
 }

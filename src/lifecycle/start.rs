@@ -26,6 +26,15 @@ impl Lifecycle {
                 self.standing = Standing::Awaiting { waiting: now_waiting, look };
                 vec![]
             }
+            // What it depends on died while it waited for a slot.
+            (Standing::Queued { .. }, Input::Held { waiting }) => {
+                self.standing = Standing::Awaiting { waiting, look: true };
+                vec![]
+            }
+            // Or is not waited for at all.
+            (Standing::Queued { .. }, Input::Released) => {
+                self.start_goes_on(process, Input::Go, now)
+            }
             (Standing::Awaiting { look, waiting }, Input::Released) => {
                 let look = *look || !waiting.is_empty();
                 self.prepare(look)
