@@ -173,6 +173,7 @@ impl Lifecycle {
             | Input::Launched { .. }
             | Input::LaunchFailed { .. }
             | Input::NodeFault
+            | Input::Postponed
             | Input::NoSuccessor => self.start_goes_on(process, input, now),
             Input::Restart { reason } => {
                 let may = matches!(self.standing, Standing::Up { .. }) && self.paused.is_none();

@@ -795,7 +795,7 @@ fn fates() -> impl Strategy<Value = Fate> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     /// Nobody is launched before what it depends on, nobody is held for nobody or for longer than
     /// it says, and in the end everybody runs.

@@ -44,10 +44,12 @@ impl Lifecycle {
                 self.standing = Standing::Queued { prepared: now };
                 vec![Action::Enqueue]
             }
-            (Standing::Launching { .. }, Input::NodeFault) if self.paused.is_some() => {
+            (Standing::Launching { .. }, Input::NodeFault | Input::Postponed)
+                if self.paused.is_some() =>
+            {
                 self.down(now)
             }
-            (Standing::Launching { prepared }, Input::NodeFault) => {
+            (Standing::Launching { prepared }, Input::NodeFault | Input::Postponed) => {
                 self.standing = Standing::Queued { prepared: *prepared };
                 vec![Action::Enqueue]
             }

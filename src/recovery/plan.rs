@@ -225,6 +225,12 @@ impl Plan {
         self.entries.get(name).is_some_and(|entry| entry.life.seeks())
     }
 
+    /// Whether what this process depends on allows a start of it now.
+    #[must_use]
+    pub fn may_start(&self, name: &ProcessName) -> bool {
+        self.coordinator.is_free(name)
+    }
+
     /// Whether it cannot be told which process is meant by this name.
     #[must_use]
     pub fn is_unknown(&self, name: &ProcessName) -> bool {
@@ -400,7 +406,7 @@ impl Plan {
                 continue;
             }
             // While it waited, what it depends on may have died again.
-            if self.coordinator.is_free(&name) {
+            if self.may_start(&name) {
                 self.step(&name, Input::Go, now, orders);
             } else {
                 self.ask_coordinator(&name, now, orders);

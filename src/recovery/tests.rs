@@ -331,6 +331,10 @@ impl World {
                 let orders = self.plan.on_node_fault(&name, "fork: EAGAIN".into(), self.now);
                 return self.take(orders);
             }
+            (What::Launch, Luck::Unclear) if self.dependencies_end(&name) => {
+                self.record(&name).take_back_launch();
+                Input::Postponed
+            }
             (What::Launch, Luck::LaunchFails) => Input::LaunchFailed { reason: "ENOENT".into() },
             (What::Launch, _) => {
                 let instance = self.instance();
@@ -360,6 +364,18 @@ impl World {
             (What::FindSuccessor { .. } | What::Release | What::Tell(_), _) => return,
         };
         self.feed(&name, input);
+    }
+
+    /// What a process depends on ends unnoticed; says whether that forbids a start.
+    fn dependencies_end(&mut self, name: &ProcessName) -> bool {
+        let process = self.plan.process(name).map(Arc::clone);
+        for dependency in process.iter().flat_map(|process| &process.dependencies) {
+            let target = &dependency.target;
+            if let Some(instance) = self.record(target).running.take() {
+                self.feed(target, Input::Ended { instance, exit: Exit::default() });
+            }
+        }
+        !self.plan.may_start(name)
     }
 
     fn pass(&mut self, by: Duration) {
