@@ -373,7 +373,9 @@ pub struct Wait {
     pub on: ProcessName,
     /// Where that one stands, in words: `breaker open`, `starting`.
     pub reason: String,
-    /// When it is waited for no longer; `None`: until it is ready.
+    /// When that changes by itself, as far as is known.
+    pub changes: Option<Time>,
+    /// When `max_wait_secs` is over; `None`: it is, and there is no other timer.
     pub until: Option<Time>,
 }
 
@@ -441,6 +443,27 @@ pub enum Change {
     NodeFault {
         /// The step and what the system said.
         reason: String,
+    },
+    /// It has waited for a dependency for `max_wait_secs`, and is started without it.
+    Waived {
+        /// Without whom.
+        on: ProcessName,
+        /// How long it has waited.
+        waited: Duration,
+        /// Whether it counts as degraded until that one is ready.
+        degraded: bool,
+    },
+    /// It has waited for a dependency for `max_wait_secs`, and waits on until that one is ready.
+    Overdue {
+        /// For whom.
+        on: ProcessName,
+        /// How long it has waited.
+        waited: Duration,
+    },
+    /// A dependency without which it was degraded is ready.
+    Complete {
+        /// Which one.
+        on: ProcessName,
     },
     /// The process moved from one state to another.
     Moved {

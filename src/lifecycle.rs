@@ -148,6 +148,12 @@ impl Lifecycle {
         matches!(self.standing, Standing::Launching { .. })
     }
 
+    /// Whether it waits for a launch slot.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        matches!(self.standing, Standing::Queued { .. })
+    }
+
     fn step(&mut self, process: &Process, input: Input, now: Time) -> Vec<Action> {
         match input {
             Input::Found { .. } | Input::Missing | Input::Unclear { .. } => {
@@ -167,6 +173,7 @@ impl Lifecycle {
             | Input::Launched { .. }
             | Input::LaunchFailed { .. }
             | Input::NodeFault
+            | Input::Postponed
             | Input::NoSuccessor => self.start_goes_on(process, input, now),
             Input::Restart { reason } => {
                 let may = matches!(self.standing, Standing::Up { .. }) && self.paused.is_none();

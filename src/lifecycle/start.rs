@@ -26,6 +26,15 @@ impl Lifecycle {
                 self.standing = Standing::Awaiting { waiting: now_waiting, look };
                 vec![]
             }
+            // What it depends on died while it waited for a slot.
+            (Standing::Queued { .. }, Input::Held { waiting }) => {
+                self.standing = Standing::Awaiting { waiting, look: true };
+                vec![]
+            }
+            // Or is not waited for at all.
+            (Standing::Queued { .. }, Input::Released) => {
+                self.start_goes_on(process, Input::Go, now)
+            }
             (Standing::Awaiting { look, waiting }, Input::Released) => {
                 let look = *look || !waiting.is_empty();
                 self.prepare(look)
@@ -35,10 +44,12 @@ impl Lifecycle {
                 self.standing = Standing::Queued { prepared: now };
                 vec![Action::Enqueue]
             }
-            (Standing::Launching { .. }, Input::NodeFault) if self.paused.is_some() => {
+            (Standing::Launching { .. }, Input::NodeFault | Input::Postponed)
+                if self.paused.is_some() =>
+            {
                 self.down(now)
             }
-            (Standing::Launching { prepared }, Input::NodeFault) => {
+            (Standing::Launching { prepared }, Input::NodeFault | Input::Postponed) => {
                 self.standing = Standing::Queued { prepared: *prepared };
                 vec![Action::Enqueue]
             }

@@ -439,7 +439,7 @@ fn stop(pid: i32) -> Action {
 }
 
 fn wait_for(target: &str) -> Wait {
-    Wait { on: ProcessName::new(target), reason: "starting".into(), until: None }
+    Wait { on: ProcessName::new(target), reason: "starting".into(), changes: None, until: None }
 }
 
 #[test]

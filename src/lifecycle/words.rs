@@ -60,6 +60,8 @@ pub enum Input {
     },
     /// The machine, not the process, was at fault: to be queued again.
     NodeFault,
+    /// Nothing was launched, as what it depends on has just ended: to be queued again.
+    Postponed,
     /// Nothing came out of a command that exited 0.
     NoSuccessor,
     /// The probe succeeds.
@@ -118,7 +120,7 @@ pub enum Action {
     },
     /// Ask for a launch slot; answer with Go.
     Enqueue,
-    /// Launch it; answer with Launched, LaunchFailed or NodeFault.
+    /// Launch it; answer with Launched, LaunchFailed, NodeFault or Postponed.
     Launch,
     /// See what came out of this launch; answer with Found or NoSuccessor, or wait while there is
     /// something that may become it.

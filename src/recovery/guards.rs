@@ -164,15 +164,27 @@ impl Guards {
     ///
     /// As [`Reaper::reap`].
     pub fn ended(&mut self, token: u64) -> io::Result<Option<Ended>> {
+        self.reaper.reap()?;
         let Some(process) = self.tokens.remove(&token) else { return Ok(None) };
         let Some(Guarded { held, .. }) = self.held.remove(&process) else { return Ok(None) };
         let instance = held.instance();
         self.owners.remove(&instance);
-        self.reaper.reap()?;
         let cause = self.causes.as_mut().and_then(|causes| causes.take(instance));
         let mut exit = merge(self.reaper.take(instance), cause);
         exit.runtime = exit.runtime.or_else(|| Some(clock::now().since(clock::started(instance))));
         Ok(Some(Ended { process, instance, exit }))
+    }
+
+    /// The end of a process's instance, if that has ended and nobody was woken by it yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reaper::reap`]; its end will be told all the same.
+    pub fn ended_unnoticed(&mut self, process: &ProcessName) -> io::Result<Option<Ended>> {
+        match self.held.get(process) {
+            Some(Guarded { held, token }) if !held.is_running()? => self.ended(*token),
+            _ => Ok(None),
+        }
     }
 
     /// Lets go of a process's instance, which lives on unguarded.

@@ -28,6 +28,17 @@ pub fn write(process: &ProcessName, change: &Change) {
         Change::NodeFault { reason } => {
             error!(%process, %reason, "this machine cannot start processes now; all launches wait");
         }
+        Change::Waived { on: dependency, waited, degraded } => {
+            let (wait_ms, reason) = (millis(waited.as_millis()), "max_wait_secs is over");
+            warn!(%process, %dependency, wait_ms, reason, degraded, "starts without a dependency");
+        }
+        Change::Overdue { on: dependency, waited } => {
+            let (wait_ms, reason) = (millis(waited.as_millis()), "max_wait_secs is over");
+            error!(%process, %dependency, wait_ms, reason, "stays down until a dependency is ready");
+        }
+        Change::Complete { on: dependency } => {
+            info!(%process, %dependency, "a dependency is ready; degraded for want of it no longer");
+        }
         Change::Moved { from, to } => moved(process, from, to),
         Change::BreakerOpened { until, failures } => {
             error!(%process, failures, wait_ms = until_ms(*until), "breaker opened");
@@ -65,10 +76,12 @@ fn moved(process: &ProcessName, from: &State, to: &State) {
         }
         State::Down => info!(%process, %from, %to, "down; autostart is off"),
         State::Finished => info!(%process, %from, %to, "finished; restart says to leave it so"),
-        State::Held { waiting } => {
-            let Some(wait) = waiting.first() else { return };
-            let (dependency, reason) = (&wait.on, &wait.reason);
-            info!(%process, %from, %to, %dependency, %reason, "waits for a dependency");
+        State::Held { waiting } if !matches!(from, State::Held { .. }) => {
+            for wait in waiting {
+                let (dependency, reason) = (&wait.on, &wait.reason);
+                let wait_ms = wait.until.map(until_ms);
+                info!(%process, %from, %to, %dependency, %reason, wait_ms, "held: waits for a dependency");
+            }
         }
         State::Stopping { instance, reason } => {
             info!(%process, %from, %to, pid = instance.pid.0, %reason, "ending it");

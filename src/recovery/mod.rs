@@ -40,6 +40,8 @@ pub mod status;
 mod status_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod waiting_tests;
 
 pub use self::handle::{Gone, Handle};
 
@@ -208,12 +210,16 @@ impl Recovery {
                 self.perform(orders);
             }
             Woken::Ended(token) => {
-                if let Some(Ended { process, instance, exit }) = self.guards.ended(token)? {
-                    self.feed(&process, Input::Ended { instance, exit });
+                if let Some(ended) = self.guards.ended(token)? {
+                    self.ended(ended);
                 }
             }
         }
         Ok(())
+    }
+
+    fn ended(&mut self, Ended { process, instance, exit }: Ended) {
+        self.feed(&process, Input::Ended { instance, exit });
     }
 
     fn received(&mut self, received: Received) {
@@ -404,9 +410,18 @@ impl Recovery {
     }
 
     fn launch(&mut self, name: &ProcessName) {
-        let Some(process) = self.plan.process(name) else { return };
+        let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
+        // One that it depends on may have ended a moment ago, and nobody was woken by that yet.
+        for dependency in &process.dependencies {
+            if let Ok(Some(ended)) = self.guards.ended_unnoticed(&dependency.target) {
+                self.ended(ended);
+            }
+        }
+        if !self.plan.may_start(name) {
+            return self.feed(name, Input::Postponed);
+        }
         let deadline = tokio::time::Instant::now() + process.recovery.start_timeout;
-        match self.launcher.spawn(process) {
+        match self.launcher.spawn(&process) {
             Ok(staged) => {
                 let stage = staged.held().instance();
                 self.guards.expect(stage);

@@ -1,28 +1,26 @@
 //! All processes' machines as one: (what happened, now) -> orders for the shell.
 //!
-//! Pure. Each process has a lifecycle and a breaker, which never see each other: the plan carries
-//! a failure to the breaker and its answer back. What concerns the whole node is decided here too:
+//! Pure. Each process has a lifecycle and a breaker, which never see each other, nor the coordinator
+//! that they all have in common: the plan carries a failure to the breaker, the wish to be started
+//! to the coordinator, and their answers back. What concerns the whole node is decided here too:
 //! how many launches go on at a time, and that all wait when the node itself is at fault. The
 //! simulation in `tests.rs` drives exactly this.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::breaker::{Answer, Breaker, Turn};
-use crate::config::{Backoff, Config, Process};
+use crate::config::{Config, Process};
+use crate::coordinator::{self, Coordinator};
 use crate::event::{Change, Instance, ProcessName, Request, State, Time};
 use crate::lifecycle::{Action, Input, Lifecycle};
 
 use super::status::{ProcessStatus, Record};
 
-/// How long all launches wait after the n-th fault of the node in a row.
-const NODE_BACKOFF: Backoff = Backoff {
-    initial: Duration::from_millis(100),
-    factor: 2.0,
-    max: Duration::from_secs(5),
-    jitter: 0.0,
-};
+use self::pace::Pace;
+
+mod pace;
+mod waiting;
 
 /// The machines of all enabled processes.
 #[derive(Debug)]
@@ -30,12 +28,10 @@ pub struct Plan {
     entries: BTreeMap<ProcessName, Entry>,
     /// Which entries wait for time to pass, soonest first.
     deadlines: BTreeSet<(Time, ProcessName)>,
-    /// Which entries wait for a launch slot, longest first.
-    queue: VecDeque<ProcessName>,
-    launching: usize,
-    max_parallel_launches: usize,
-    node_faults: u32,
-    node_wait_until: Time,
+    coordinator: Coordinator,
+    /// What the coordinator wants, not carried out yet.
+    inputs: VecDeque<(ProcessName, Input)>,
+    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -45,6 +41,8 @@ struct Entry {
     breaker: Breaker,
     record: Record,
     deadline: Option<Time>,
+    /// Its next start is one of many that one dependency allowed.
+    in_crowd: bool,
     /// No longer configured, but its launch is under way; gone when that ends.
     leaving: bool,
     /// What takes its place then: an entry of the same name and of another kind.
@@ -98,18 +96,16 @@ impl Plan {
         Self {
             entries: BTreeMap::new(),
             deadlines: BTreeSet::new(),
-            queue: VecDeque::new(),
-            launching: 0,
-            max_parallel_launches: 1,
-            node_faults: 0,
-            node_wait_until: Time(0),
+            coordinator: Coordinator::default(),
+            inputs: VecDeque::new(),
+            pace: Pace::new(),
         }
     }
 
     /// Takes a configuration, by difference: what is unchanged is not touched, what changed keeps
     /// its instance and its breaker, what is gone or disabled is let go and left running.
     pub fn reload(&mut self, config: &Config, now: Time) -> Vec<Order> {
-        self.max_parallel_launches = config.max_parallel_launches;
+        self.pace.set_slots(config.max_parallel_launches);
         let wanted: BTreeMap<&ProcessName, &Arc<Process>> = config
             .processes
             .iter()
@@ -138,7 +134,13 @@ impl Plan {
                 None => self.enter(process, now, &mut orders),
             }
         }
-        self.grant_slots(now, &mut orders);
+        let entries = &self.entries;
+        let standing = |name: &ProcessName| {
+            entries.get(name).map_or(coordinator::UNSEEN, |entry| waiting::standing(&entry.life))
+        };
+        let words = self.coordinator.reload(config, standing, now);
+        self.listen(words, &mut orders);
+        self.conclude(now, &mut orders);
         orders
     }
 
@@ -158,7 +160,7 @@ impl Plan {
             orders.push(Order { process: name.clone(), what });
         }
         self.feed(name, Input::Asked { request, by }, now, &mut orders);
-        self.grant_slots(now, &mut orders);
+        self.conclude(now, &mut orders);
         Some(orders)
     }
 
@@ -166,20 +168,19 @@ impl Plan {
     pub fn on(&mut self, name: &ProcessName, input: Input, now: Time) -> Vec<Order> {
         let mut orders = Vec::new();
         self.feed(name, input, now, &mut orders);
-        self.grant_slots(now, &mut orders);
+        self.conclude(now, &mut orders);
         orders
     }
 
     /// The node could not launch this process: all launches wait.
     pub fn on_node_fault(&mut self, name: &ProcessName, reason: String, now: Time) -> Vec<Order> {
         let mut orders = Vec::new();
-        self.node_wait_until = now.after(NODE_BACKOFF.delay(self.node_faults));
-        self.node_faults = self.node_faults.saturating_add(1);
-        if self.node_faults == 1 {
+        if self.pace.node_failed(now) {
             let what = What::Tell(Change::NodeFault { reason });
             orders.push(Order { process: name.clone(), what });
         }
         self.feed(name, Input::NodeFault, now, &mut orders);
+        self.conclude(now, &mut orders);
         orders
     }
 
@@ -204,23 +205,30 @@ impl Plan {
             }
             self.feed(&name, Input::Tick, now, &mut orders);
         }
-        self.grant_slots(now, &mut orders);
+        let words = self.coordinator.on_time(now);
+        self.listen(words, &mut orders);
+        self.conclude(now, &mut orders);
         orders
     }
 
     /// When [`Plan::on_time`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        let slots = (!self.queue.is_empty() && self.launching < self.max_parallel_launches)
-            .then_some(self.node_wait_until);
         let machines = self.deadlines.first().map(|(deadline, _)| *deadline);
-        slots.into_iter().chain(machines).min()
+        let others = [self.coordinator.next_deadline(), self.pace.next_deadline()];
+        machines.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Whether a running instance of this process would be taken for it now.
     #[must_use]
     pub fn seeks(&self, name: &ProcessName) -> bool {
         self.entries.get(name).is_some_and(|entry| entry.life.seeks())
+    }
+
+    /// Whether what this process depends on allows a start of it now.
+    #[must_use]
+    pub fn may_start(&self, name: &ProcessName) -> bool {
+        self.coordinator.is_free(name)
     }
 
     /// Whether it cannot be told which process is meant by this name.
@@ -232,20 +240,35 @@ impl Plan {
     /// Where a process stands; `None` for one that is not configured or not enabled.
     #[must_use]
     pub fn state(&self, name: &ProcessName) -> Option<State> {
-        self.entries.get(name).map(|entry| entry.life.state())
+        let mut state = self.entries.get(name).map(|entry| entry.life.state())?;
+        if let State::Held { waiting } = &mut state {
+            // Since it was told, the reasons may have changed.
+            *waiting = self.coordinator.waiting_for(name);
+        }
+        Some(state)
     }
 
     /// How each process stands, by name.
     #[must_use]
     pub fn status(&self, now: Time) -> Vec<ProcessStatus> {
         let stays = |entry: &&Entry| !entry.leaving;
-        self.entries.values().filter(stays).map(|entry| entry.status(now)).collect()
+        self.entries.values().filter(stays).map(|entry| self.status_now(entry, now)).collect()
     }
 
     /// How one process stands; `None` for one that is not configured or not enabled.
     #[must_use]
     pub fn status_of(&self, name: &ProcessName, now: Time) -> Option<ProcessStatus> {
-        self.entries.get(name).filter(|entry| !entry.leaving).map(|entry| entry.status(now))
+        let entry = self.entries.get(name).filter(|entry| !entry.leaving)?;
+        Some(self.status_now(entry, now))
+    }
+
+    fn status_now(&self, entry: &Entry, now: Time) -> ProcessStatus {
+        let mut status = entry.record.status(&entry.process, &entry.life, &entry.breaker, now);
+        status.degraded_without = self.coordinator.degraded_without(&status.name);
+        if let Some(state) = self.state(&status.name) {
+            status.state = state;
+        }
+        status
     }
 
     /// The present policy of a process.
@@ -255,14 +278,23 @@ impl Plan {
     }
 
     fn feed(&mut self, name: &ProcessName, input: Input, now: Time, orders: &mut Vec<Order>) {
+        self.step(name, input, now, orders);
+        self.coordinate(now, orders);
+    }
+
+    /// One process takes one step; what the coordinator wants because of it waits in `inputs`.
+    fn step(&mut self, name: &ProcessName, input: Input, now: Time, orders: &mut Vec<Order>) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         let was_launching = entry.life.is_launching();
         let spawned = matches!(input, Input::Launched { .. } | Input::LaunchFailed { .. });
         let actions = entry.life.on(&entry.process, input, now);
+        if entry.life.running().is_none() {
+            self.pace.settled(name);
+        }
         if was_launching && !entry.life.is_launching() {
-            self.launching -= 1;
+            self.pace.launched();
             if spawned {
-                self.node_faults = 0;
+                self.pace.node_works();
             }
             if entry.leaving {
                 let successor = entry.successor.take();
@@ -272,7 +304,12 @@ impl Plan {
                 }
                 return;
             }
+            let is_slow = entry.process.probe_timeout().is_some();
+            if entry.life.running().is_some() && (std::mem::take(&mut entry.in_crowd) || is_slow) {
+                self.pace.settling(name, now);
+            }
         }
+        self.tell_coordinator(name, now, orders);
         self.carry_out(name, actions, now, orders);
         self.arm(name);
     }
@@ -292,7 +329,7 @@ impl Plan {
                     continue;
                 }
                 Action::Enqueue => {
-                    self.queue.push_back(name.clone());
+                    self.pace.enqueue(name, self.coordinator.is_depended_on(name));
                     continue;
                 }
                 Action::Running => {
@@ -301,16 +338,17 @@ impl Plan {
                 }
                 Action::Ready | Action::Unready => {
                     entry.breaker.ready(action == Action::Ready);
+                    self.pace.settled(name);
                     continue;
                 }
                 Action::Stopped => {
                     if let Some(until) = entry.breaker.stopped() {
-                        self.feed(name, Input::Refused { until }, now, orders);
+                        self.step(name, Input::Refused { until }, now, orders);
                     }
                     continue;
                 }
                 Action::Await => {
-                    self.feed(name, Input::Released, now, orders);
+                    self.ask_coordinator(name, now, orders);
                     continue;
                 }
                 Action::Finished => {
@@ -321,6 +359,7 @@ impl Plan {
                 }
                 Action::Launch => {
                     entry.breaker.launching(now);
+                    self.coordinator.launching(name);
                     What::Launch
                 }
                 Action::Look => What::Look,
@@ -352,21 +391,29 @@ impl Plan {
         if let Some(change) = change {
             orders.push(Order { process: name.clone(), what: What::Tell(change) });
         }
-        self.feed(name, input, now, orders);
+        self.step(name, input, now, orders);
     }
 
-    /// Grants free slots to those that wait, in turn. An entry that was found running, or left,
-    /// while it waited loses its place.
-    fn grant_slots(&mut self, now: Time, orders: &mut Vec<Order>) {
-        while self.launching < self.max_parallel_launches && self.node_wait_until <= now {
-            let Some(name) = self.queue.pop_front() else { return };
-            let Some(entry) = self.entries.get_mut(&name) else { continue };
-            let actions = entry.life.on(&entry.process, Input::Go, now);
-            if entry.life.is_launching() {
-                self.launching += 1;
+    /// Carries out what the coordinator wants, and grants free slots to those that wait, until
+    /// there is nothing more of either.
+    fn conclude(&mut self, now: Time, orders: &mut Vec<Order>) {
+        loop {
+            self.coordinate(now, orders);
+            let Some(name) = self.pace.next(now) else { return };
+            // One that was found running, or left, while it waited loses its place.
+            let waits = self.entries.get(&name).is_some_and(|entry| entry.life.is_queued());
+            if !waits {
+                continue;
             }
-            self.carry_out(&name, actions, now, orders);
-            self.arm(&name);
+            // While it waited, what it depends on may have died again.
+            if self.may_start(&name) {
+                self.step(&name, Input::Go, now, orders);
+            } else {
+                self.ask_coordinator(&name, now, orders);
+            }
+            if self.entries.get(&name).is_some_and(|entry| entry.life.is_launching()) {
+                self.pace.launching();
+            }
         }
     }
 
@@ -378,11 +425,13 @@ impl Plan {
             breaker: Breaker::default(),
             record: Record::new(now),
             deadline: None,
+            in_crowd: false,
             leaving: false,
             successor: None,
         };
         self.entries.insert(process.name.clone(), entry);
         self.arm(&process.name);
+        self.tell_coordinator(&process.name, now, orders);
         self.carry_out(&process.name, actions, now, orders);
     }
 
@@ -401,7 +450,7 @@ impl Plan {
         if let Some(deadline) = entry.deadline {
             self.deadlines.remove(&(deadline, name.clone()));
         }
-        self.queue.retain(|waiting| waiting != name);
+        self.pace.forget(name);
         vec![Order { process: name.clone(), what: What::Release }]
     }
 
@@ -420,12 +469,6 @@ impl Plan {
         if let Some(new) = deadline {
             self.deadlines.insert((new, name.clone()));
         }
-    }
-}
-
-impl Entry {
-    fn status(&self, now: Time) -> ProcessStatus {
-        self.record.status(&self.process, &self.life, &self.breaker, now)
     }
 }
 

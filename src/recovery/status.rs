@@ -26,6 +26,8 @@ pub struct ProcessStatus {
     pub hung: Option<String>,
     /// Who wants it left as it is.
     pub pause: Option<Pause>,
+    /// Without whom it runs, or would: its `on_failure` is degrade, and they are not ready.
+    pub degraded_without: Vec<ProcessName>,
     /// A launch is under way, which nothing breaks off.
     pub launching: bool,
     /// Failures that count in `window` now.
@@ -157,6 +159,8 @@ impl Record {
             }),
             hung: life.why_hung().map(ToOwned::to_owned),
             pause: life.pause().cloned(),
+            // The coordinator's to say.
+            degraded_without: Vec::new(),
             launching: life.is_launching(),
             failures: breaker.failures(&process.recovery.breaker, now),
             retries,

@@ -1,14 +1,14 @@
 //! A simulated machine drives the plan: processes die, appear and refuse in any order; answers
 //! come late; the promises hold all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::plan::{Order, Plan, What};
-use crate::config::{Config, Process, fixture};
+use crate::config::{Config, Dependency, DependencyKind, OnFailure, Process, fixture};
 use crate::event::{Change, End, Exit, Instance, Pid, ProcessName, Request, Signal, State, Time};
 use crate::lifecycle::Input;
 
@@ -33,7 +33,12 @@ enum Fate {
     Probed(usize, bool),
     /// A dependency of the n-th process was restarted.
     DependencyRestarted(usize),
+    /// The configuration has these dependencies from now on.
+    Rewired(Graph),
 }
+
+/// Of `cache` on `db`, of `web` on `db`, of `web` on `cache`.
+type Graph = [Option<Dependency>; 3];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Luck {
@@ -65,6 +70,8 @@ struct Record {
     /// An operator or a dependency asked for the next start: it is counted apart.
     asked: bool,
     paused: bool,
+    /// Who is not waited for any longer, and was not ready since.
+    waived: BTreeSet<ProcessName>,
 }
 
 impl Record {
@@ -133,6 +140,20 @@ impl World {
         world
     }
 
+    fn rewire(&mut self, graph: Graph) {
+        let mut processes: Vec<Process> =
+            self.config.processes.iter().map(|process| Process::clone(process)).collect();
+        for process in &mut processes {
+            process.dependencies.clear();
+        }
+        for ((from, on), dependency) in [(1, 0), (2, 0), (2, 1)].into_iter().zip(graph) {
+            let target = processes[on].name.clone();
+            let dependency = dependency.map(|dependency| Dependency { target, ..dependency });
+            processes[from].dependencies.extend(dependency);
+        }
+        self.config.processes = processes.into_iter().map(Arc::new).collect();
+    }
+
     fn reload(&mut self) {
         let mut config = self.config.clone();
         config.processes = config
@@ -193,8 +214,12 @@ impl World {
     fn check(&mut self, name: &ProcessName, what: &What) {
         let policy = self.policy(name);
         let now = self.now;
+        self.check_dependencies(name, what);
         let record = self.record(name);
         if let What::Tell(Change::Moved { to, .. }) = what {
+            if let State::Stopping { reason, .. } = to {
+                record.asked |= reason.starts_with("to be restarted");
+            }
             record.paused = matches!(to, State::Paused { .. });
             // What is ended on purpose and started again is, too.
             record.asked |=
@@ -262,6 +287,37 @@ impl World {
         }
     }
 
+    /// Nothing is launched before what it cannot do without.
+    fn check_dependencies(&mut self, name: &ProcessName, what: &What) {
+        match what {
+            What::Tell(Change::Waived { on, .. }) => {
+                self.record(name).waived.insert(on.clone());
+            }
+            What::Tell(Change::Moved { to: State::Up { ready: true, .. }, .. }) => {
+                for record in self.records.values_mut() {
+                    record.waived.remove(name);
+                }
+            }
+            What::Launch => {
+                let mut processes = self.config.processes.iter();
+                let process = processes.find(|process| process.name == *name);
+                for dependency in &process.expect("it is configured").dependencies {
+                    let Dependency { target, kind, on_failure, .. } = dependency;
+                    let status = self.plan.status_of(target, self.now);
+                    let is_ready = status
+                        .is_some_and(|status| status.running.is_some_and(|running| running.ready));
+                    let is_waived = *on_failure != OnFailure::Abort
+                        && self.records[name].waived.contains(target);
+                    assert!(
+                        is_ready || is_waived || *kind == DependencyKind::After,
+                        "{name} is launched before {target}"
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn answer(&mut self, luck: Luck) {
         if self.questions.is_empty() {
             return;
@@ -274,6 +330,10 @@ impl World {
                 self.record(&name).take_back_launch();
                 let orders = self.plan.on_node_fault(&name, "fork: EAGAIN".into(), self.now);
                 return self.take(orders);
+            }
+            (What::Launch, Luck::Unclear) if self.dependencies_end(&name) => {
+                self.record(&name).take_back_launch();
+                Input::Postponed
             }
             (What::Launch, Luck::LaunchFails) => Input::LaunchFailed { reason: "ENOENT".into() },
             (What::Launch, _) => {
@@ -306,17 +366,25 @@ impl World {
         self.feed(&name, input);
     }
 
+    /// What a process depends on ends unnoticed; says whether that forbids a start.
+    fn dependencies_end(&mut self, name: &ProcessName) -> bool {
+        let process = self.plan.process(name).map(Arc::clone);
+        for dependency in process.iter().flat_map(|process| &process.dependencies) {
+            let target = &dependency.target;
+            if let Some(instance) = self.record(target).running.take() {
+                self.feed(target, Input::Ended { instance, exit: Exit::default() });
+            }
+        }
+        !self.plan.may_start(name)
+    }
+
     fn pass(&mut self, by: Duration) {
         let end = self.now.after(by);
         while let Some(deadline) = self.plan.next_deadline().filter(|deadline| *deadline <= end) {
             self.now = self.now.max(deadline);
-            let before = self.plan.next_deadline();
             let orders = self.plan.on_time(self.now);
             self.take(orders);
-            // Waiting launch slots may be due while all slots are taken by unanswered launches.
-            if self.plan.next_deadline() == before {
-                break;
-            }
+            assert!(self.plan.next_deadline().is_none_or(|next| next > self.now), "it spins");
         }
         self.now = end;
     }
@@ -368,6 +436,10 @@ impl World {
                         Input::Unhealthy { instance, reason }
                     },
                 );
+            }
+            Fate::Rewired(graph) => {
+                self.rewire(graph);
+                self.reload();
             }
             Fate::DependencyRestarted(n) => {
                 let name = self.name(n);
@@ -425,6 +497,19 @@ fn exits() -> impl Strategy<Value = Exit> {
     end.prop_map(|end| Exit { end, ..Exit::default() })
 }
 
+fn graphs() -> impl Strategy<Value = Graph> {
+    let kinds = prop_oneof![4 => Just(DependencyKind::Requires), 1 => Just(DependencyKind::After)];
+    let outcomes =
+        prop::sample::select(vec![OnFailure::Abort, OnFailure::Skip, OnFailure::Degrade]);
+    let dependency = (kinds, outcomes, 0..20_u64, any::<bool>()).prop_map(
+        |(kind, on_failure, secs, restart)| {
+            let (target, max_wait) = (ProcessName::new(""), Duration::from_secs(secs));
+            Dependency { target, kind, on_failure, max_wait, restart }
+        },
+    );
+    prop::array::uniform3(prop::option::weighted(0.8, dependency))
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(Request::Stop),
@@ -454,6 +539,7 @@ fn fates() -> impl Strategy<Value = Fate> {
         2 => (0..3_usize, requests()).prop_map(|(n, request)| Fate::Asked(n, request)),
         1 => (0..3_usize, any::<bool>()).prop_map(|(n, healthy)| Fate::Probed(n, healthy)),
         1 => (0..3_usize).prop_map(Fate::DependencyRestarted),
+        1 => graphs().prop_map(Fate::Rewired),
     ]
 }
 
@@ -480,9 +566,11 @@ proptest! {
         retries in 0_u32..4,
         window in 1_u64..90,
         half_open in 0_u64..5,
+        graph in graphs(),
         fates in prop::collection::vec(fates(), 0..300),
     ) {
         let mut world = World::new(processes(retries, window, half_open));
+        world.befall(&Fate::Rewired(graph));
         for fate in fates {
             world.befall(&fate);
         }

@@ -9,7 +9,7 @@ use figment::value::Value;
 
 use super::super::fault::{Faults, Spot, suggestion};
 use super::super::section::{Item, Section, TEN_YEARS};
-use super::super::{Dependency, DependencyKind, OnFailure};
+use super::super::{Dependency, DependencyKind, OnFailure, Process};
 use super::{Entry, enabled};
 use crate::event::ProcessName;
 use crate::graph::{self, Edge, GraphFault};
@@ -22,13 +22,9 @@ pub(super) struct Written {
     overruled: bool,
 }
 
-/// Reads a list of names or maps. It is refused as a whole as long as nothing acts on it.
+/// Reads a list of names or maps.
 pub(super) fn read(entry: &mut Section<'_>) -> Vec<Written> {
-    let items = entry.list("dependencies").unwrap_or_default();
-    if !items.is_empty() {
-        entry.fault_at("dependencies", "`dependencies` are not supported by this build");
-    }
-    items.iter().filter_map(one).collect()
+    entry.list("dependencies").unwrap_or_default().iter().filter_map(one).collect()
 }
 
 fn one(item: &Item<'_>) -> Option<Written> {
@@ -75,9 +71,11 @@ fn one(item: &Item<'_>) -> Option<Written> {
     Some(Written { dependency, at: target.path, overruled })
 }
 
-/// Targets that are given twice, targets that do not exist, and cycles.
+/// Targets that are given twice, do not exist or tell nothing, and cycles.
 pub(super) fn check(entries: &[Entry], faults: &Faults) {
-    let names: BTreeSet<ProcessName> = entries.iter().filter_map(|e| e.name.clone()).collect();
+    let by_name: BTreeMap<&ProcessName, &Entry> =
+        entries.iter().filter_map(|entry| Some((entry.name.as_ref()?, entry))).collect();
+    let names: BTreeSet<ProcessName> = by_name.keys().map(|name| (*name).clone()).collect();
     let mut edges = Vec::new();
     let mut paths = Vec::new();
     for entry in entries {
@@ -90,6 +88,15 @@ pub(super) fn check(entries: &[Entry], faults: &Faults) {
         }
         let Some(from) = &entry.name else { continue };
         for Written { dependency, at, .. } in &entry.depends_on {
+            let target = by_name.get(&dependency.target).and_then(|entry| entry.process.as_ref());
+            if dependency.restart && target.is_some_and(Process::is_watch_only) {
+                let message = format!(
+                    "\"{}\" is only watched, so nothing tells that it was restarted: \
+                     remove `restart: true`",
+                    dependency.target
+                );
+                faults.add(at, Spot::Value, message);
+            }
             edges.push(Edge { from: from.clone(), on: dependency.target.clone() });
             paths.push(at.as_str());
         }
@@ -119,11 +126,12 @@ pub(super) fn check(entries: &[Entry], faults: &Faults) {
 
 /// What an author may not have meant.
 pub(super) fn warnings(entries: &[Entry]) -> Vec<String> {
-    let by_name: BTreeMap<_, _> = entries.iter().map(|entry| (&entry.name, entry)).collect();
-    let is_disabled = |target: &ProcessName| {
-        let entry = by_name.get(&Some(target.clone()));
-        entry.and_then(|entry| entry.process.as_ref()).is_some_and(|process| !process.enabled)
-    };
+    let disabled: BTreeSet<&ProcessName> = entries
+        .iter()
+        .filter_map(|entry| entry.process.as_ref())
+        .filter(|process| !process.enabled)
+        .map(|process| &process.name)
+        .collect();
     let mut warnings = Vec::new();
     for (entry, process) in enabled(entries) {
         let name = &process.name;
@@ -135,7 +143,7 @@ pub(super) fn warnings(entries: &[Entry]) -> Vec<String> {
                      which is taken as skip"
                 ));
             }
-            if dependency.kind != DependencyKind::Requires || !is_disabled(target) {
+            if dependency.kind != DependencyKind::Requires || !disabled.contains(target) {
                 continue;
             }
             warnings.push(match dependency.on_failure {

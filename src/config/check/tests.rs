@@ -481,36 +481,6 @@ fn entries_beside_each_other(#[case] lines: &[&str], #[case] fault: &str) {
     assert_eq!(faults(&entries(lines)), expected);
 }
 
-#[rstest]
-#[case::short(&["a: [b]", "b: []"], &["a.dependencies"])]
-#[case::map(&["a: [{target: b, kind: after, hard: false, max_wait_secs: 25, on_failure: skip, restart: true}]", "b: []"], &["a.dependencies"])]
-#[case::unknown(&["web: [wep]"], &["web.dependencies", "no process is named \"wep\", did you mean \"web\"?"])]
-#[case::itself(&["a: [a]"], &["a.dependencies", "\"a\" cannot depend on itself"])]
-#[case::cycle(&["a: [b]", "b: [c]", "c: [a]"], &["a.dependencies", "a cycle: a -> b -> c -> a", "b.dependencies", "c.dependencies"])]
-#[case::kind(&["a: [{target: b, kind: wants}]", "b: []"], &["a.dependencies", "\"wants\" is not one of requires, after"])]
-#[case::on_failure(&["a: [{target: b, on_failure: stop}]", "b: []"], &["a.dependencies", "\"stop\" is not one of abort, skip, degrade, did you mean \"skip\"?"])]
-#[case::no_target(&["a: [{hard: true}]"], &["a.dependencies", "the key `target` is missing"])]
-#[case::number(&["a: [1]"], &["a.dependencies", "the name of a process or a map with `target` is expected, not the number 1"])]
-fn dependencies_are_checked_and_refused(#[case] graph: &[&str], #[case] expected: &[&str]) {
-    let text = graph.iter().fold("processes:\n".to_owned(), |text, node| {
-        let (name, targets) = node.split_once(": ").unwrap();
-        format!(
-            "{text}  - {{ name: {name}, command: /{name}, run_as_root: true, \
-             monitor: {{type: ebpf}}, dependencies: {targets} }}\n"
-        )
-    });
-    let unsupported = "`dependencies` are not supported by this build";
-    let said: Vec<String> = faults(&text)
-        .iter()
-        .map(|fault| fault.split_once("): ").map_or(fault.as_str(), |(_, said)| said).to_owned())
-        .collect();
-    let expected: Vec<&str> = expected
-        .iter()
-        .map(|word| if word.ends_with(".dependencies") { unsupported } else { word })
-        .collect();
-    assert_eq!(said, expected);
-}
-
 #[test]
 fn all_faults_are_told_at_once_in_the_order_of_the_text() {
     let text = "log_level: loud\nprocesses:\n  - name: a\n    command: x/y\n  - nam: b\ncolor: 1\n";
@@ -754,6 +724,7 @@ fn an_alias_bomb_is_refused(#[case] levels: usize, #[case] text: &str, #[case] w
     assert!(said[0].contains("aliases expand to too much: write the values out"), "{said:?}");
 }
 
+mod dependencies;
 mod network;
 
 const LIVELY: &str = include_str!("../../../config.yaml");
