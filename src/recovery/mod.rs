@@ -208,8 +208,9 @@ impl Recovery {
                 self.perform(orders);
             }
             Woken::Ended(token) => {
-                if let Some(Ended { process, instance, exit }) = self.guards.ended(token)? {
+                if let Some(Ended { process, instance, exit, held }) = self.guards.ended(token)? {
                     self.feed(&process, Input::Ended { instance, exit });
+                    drop(held);
                 }
             }
         }
@@ -410,9 +411,15 @@ impl Recovery {
             Ok(staged) => {
                 let stage = staged.held().instance();
                 self.guards.expect(stage);
-                self.start_task(name, async move {
-                    Outcome::Launched { stage, result: staged.go(deadline).await }
-                });
+                match staged.go() {
+                    Ok(going) => self.start_task(name, async move {
+                        Outcome::Launched { stage, result: going.executed(deadline).await }
+                    }),
+                    Err(error) => {
+                        self.guards.forget(stage);
+                        self.launch_failed(name, &error);
+                    }
+                }
             }
             Err(error) => self.launch_failed(name, &error),
         }
