@@ -73,8 +73,9 @@ system: set-up-test build ## The system tests again, of the release binary
 	cargo build --locked --examples
 	HEALER_UNDER_TEST=$(abspath $(BINARY)) cargo nextest run --locked --test system
 
-bench: set-up ## From a kill to the new instance, and a launch, beside a bare spawn; and what others pay
-	$(FOR_RELEASE) cargo bench --locked --target $(RELEASE_TARGET) --bench recovery --bench launch --bench unrelated
+bench: set-up ## From a kill to the new instance, a launch, a thousand probes, beside the bare calls; and what others pay
+	$(FOR_RELEASE) cargo bench --locked --target $(RELEASE_TARGET) --bench recovery --bench launch \
+		--bench unrelated --bench probes
 
 size: build ## The release binary is at most 6 MiB
 	@size=$$(wc -c < $(BINARY)); echo "$(BINARY): $$size bytes of $(SIZE_LIMIT)"; \

@@ -131,13 +131,15 @@ impl Daemon {
         let mut signals = Signals::open().context("cannot take over signals")?;
         let bus = Bus::new(bus_capacity());
         let wall = WallClock::now();
-        let network = network::spawn(bus.clone(), Names::default());
-        let mut monitors = vec![pid::spawn(bus.clone(), wall), network];
+        let mut monitors = vec![pid::spawn(bus.clone(), wall)];
         let (mut kernel_side, running) = KernelSide::load(&bus, &self.config)?;
         let causes = running.map(|Running { monitor, causes }| {
             monitors.push(monitor);
             causes
         });
+        // Last: recovery is told of a configuration right after it, and knows all entries before one
+        // that is only watched can have been probed.
+        monitors.push(network::spawn(bus.clone(), Names::default()));
         let orders = monitors.iter().map(monitor::Handle::orders).collect();
         let senses = Senses { monitors: orders, causes, wall };
         let (recovery, handle) =
