@@ -83,6 +83,9 @@ fn moved(process: &ProcessName, from: &State, to: &State) {
                 info!(%process, %from, %to, %dependency, %reason, wait_ms, "held: waits for a dependency");
             }
         }
+        State::Starting if matches!(from, State::Held { .. }) => {
+            info!(%process, %from, %to, "held no longer: nothing is left to wait for");
+        }
         State::Stopping { instance, reason } => {
             info!(%process, %from, %to, pid = instance.pid.0, %reason, "ending it");
         }
