@@ -30,4 +30,5 @@ pub mod logging;
 pub mod control;
 pub mod daemon;
 pub mod demo;
+pub mod operator;
 pub mod cli;
