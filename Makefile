@@ -97,7 +97,8 @@ guarded: set-up-test build
 	$(FOR_RELEASE) cargo build --release --locked --target $(RELEASE_TARGET) --example service
 
 install: ## Install what `make build` built, below DESTDIR and PREFIX (/usr/local)
-	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/healer
+	# As another user there may be no Rust to ask for the target.
+	install -D -m 755 $(shell ls -t $(TARGET)/*/release/healer | head -n 1) $(DESTDIR)$(PREFIX)/bin/healer
 
 set-up:
 	@.ci/set-up build

@@ -4,8 +4,11 @@
 //! Pidfds tell when an instance ended, the reaper how. Also here: which orphan is the daemon that a
 //! daemonising command left behind. Called by `recovery`.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -186,18 +189,33 @@ pub fn may_have_left(launched: Instance, known: &dyn Fn(Pid) -> bool) -> bool {
 /// The kernel lists them by thread. Orphans are given to the first one, and this one alone spawns:
 /// the others have none, and to list all threads would take longer than to look at these.
 pub(super) fn own_children() -> Option<Vec<Pid>> {
-    let (first, this) = (own_pid(), Pid(nix::unistd::gettid().as_raw()));
-    let mut children = children_of(first)?;
-    if this != first {
-        children.extend(children_of(this)?);
+    thread_local! {
+        /// The lists, and whose they are: to open them takes several times as long as to read them.
+        static LISTS: RefCell<Option<(Pid, Vec<File>)>> = const { RefCell::new(None) };
     }
-    Some(children)
+    LISTS.with_borrow_mut(|lists| {
+        let own = own_pid();
+        if lists.as_ref().is_none_or(|(owner, _)| *owner != own) {
+            let this = Pid(nix::unistd::gettid().as_raw());
+            let threads = BTreeSet::from([own, this]);
+            let open = |thread: &Pid| File::open(format!("/proc/self/task/{thread}/children"));
+            *lists = Some((own, threads.iter().map(open).collect::<io::Result<_>>().ok()?));
+        }
+        let (_, lists) = lists.as_ref()?;
+        lists.iter().map(read_list).collect::<Option<Vec<_>>>().map(|lists| lists.concat())
+    })
 }
 
-fn children_of(thread: Pid) -> Option<Vec<Pid>> {
-    let list = std::fs::read(format!("/proc/self/task/{thread}/children")).ok()?;
-    let list = std::str::from_utf8(&list).ok()?;
-    Some(list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid)).collect())
+fn read_list(list: &File) -> Option<Vec<Pid>> {
+    let (mut text, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        match list.read_at(&mut part, text.len() as u64).ok()? {
+            0 => break,
+            more => text.extend_from_slice(&part[..more]),
+        }
+    }
+    let pids = std::str::from_utf8(&text).ok()?.split_ascii_whitespace();
+    Some(pids.filter_map(|pid| pid.parse().ok().map(Pid)).collect())
 }
 
 /// A child of healer that is nobody's instance and started no earlier than the launched one.

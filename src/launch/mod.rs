@@ -11,10 +11,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use self::output::Outputs;
+use self::word::Word;
 use crate::clock;
 use crate::config::{Config, OutputFile, Process};
 use crate::event::{Pid, ProcessName};
@@ -27,6 +27,7 @@ mod report;
 mod spec;
 pub mod stage;
 mod staged;
+mod word;
 
 pub use self::output::{is_journal, rotate};
 pub use self::spec::Baseline;
@@ -161,25 +162,24 @@ impl Launcher {
             step: error.to_string(),
             error: None,
         })?;
+        let word = Word::of(spec).map_err(failed("writing the stage's specification"))?;
         let output = self
             .outputs
             .open(process)
             .map_err(|output| LaunchError::new(&process.name, output.what, output.error))?;
-        let spec = sealed(&spec).map_err(failed("writing the stage's specification"))?;
         let (healer, stage) = socket_pair().map_err(failed("opening the stage's socket"))?;
         let before = clock::now();
-        let pid = self.spawn_stage(&stage, &spec).map_err(failed("spawning the stage"))?;
+        let pid = self.spawn_stage(&stage).map_err(failed("spawning the stage"))?;
         drop(stage);
         let held = Held::open_spawned(pid, before, clock::now())
             .map_err(failed("opening the stage's pidfd"))?
             .ok_or_else(|| LaunchError::Died { process: process.name.clone() })?;
-        Ok(Staged { process: process.name.clone(), held, socket: healer, output })
+        Ok(Staged { process: process.name.clone(), held, socket: healer, word, output })
     }
 
-    fn spawn_stage(&self, socket: &OwnedFd, spec: &OwnedFd) -> io::Result<Pid> {
+    fn spawn_stage(&self, socket: &OwnedFd) -> io::Result<Pid> {
         let mut descriptors = PosixSpawnFileActions::init()?;
         descriptors.add_dup2(socket.as_raw_fd(), stage::SOCKET)?;
-        descriptors.add_dup2(spec.as_raw_fd(), stage::SPEC)?;
         let mut attributes = PosixSpawnAttr::init()?;
         // From its first moment: what is left of an instance is found by its session.
         let session = libc::c_int::from(libc::POSIX_SPAWN_SETSID);
@@ -196,35 +196,14 @@ impl Launcher {
     }
 }
 
-/// The specification in memory that nobody can change any more.
-fn sealed(spec: &[u8]) -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory = clear_of_targets(memfd_create(c"healer-stage", flags)?)?;
-    let mut rest = spec;
-    while !rest.is_empty() {
-        let written = rustix::io::write(&memory, rest)?;
-        rest = &rest[written..];
-    }
-    fcntl_add_seals(
-        &memory,
-        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-    )?;
-    Ok(memory)
-}
-
 /// healer's end, which never blocks, and the stage's.
 fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (healer, stage) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&healer, true)?;
-    Ok((healer, clear_of_targets(stage)?))
-}
-
-/// Moves a descriptor away from the numbers that it and its neighbour are to get in the stage:
-/// one dup2(2) would close what the other is about to duplicate.
-fn clear_of_targets(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > stage::SPEC {
-        return Ok(fd);
+    // dup2(2) of a descriptor to its own number would leave it to be closed by the exec.
+    if stage.as_raw_fd() == stage::SOCKET {
+        return Ok((healer, rustix::io::fcntl_dupfd_cloexec(&stage, stage::SOCKET + 1)?));
     }
-    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, stage::SPEC + 1)?)
+    Ok((healer, stage))
 }

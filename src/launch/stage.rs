@@ -8,27 +8,24 @@
 use std::convert::Infallible;
 use std::ffi::CStr;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use rustix::net::{SendFlags, send};
 use rustix::process::{Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
 
 use super::head::Scheduling;
 use super::identity::Identity;
 use super::report::{Fault, Report, fault, refused};
 use super::spec::{Spec, decode, kernel};
+use super::word::{Heard, Word};
 use crate::config::Resource;
 
 /// The first word of the stage's command line, which says that it is one.
 pub(super) const NAME: &CStr = c"healer-stage";
 /// The stage's end of the socket pair.
 pub(super) const SOCKET: RawFd = 3;
-/// The sealed memory that holds the [`Spec`].
-pub(super) const SPEC: RawFd = 4;
 
 /// The slow steps set the thread's name, so that healer, and `ps`, can tell where a stage hangs.
 pub(super) const STEP: &str = "stage: ";
@@ -106,14 +103,14 @@ fn run() -> u8 {
     const FAILED: u8 = 1;
     let _ = nix::sys::prctl::set_name(NAME);
     let healer = inherited(SOCKET);
-    let bytes = read_to_end(inherited(SPEC));
-    let spec = match bytes.as_deref().map(decode) {
-        Ok(Some(spec)) => Ok(spec),
-        Ok(None) => Err(fault("reading the specification")),
-        Err(errno) => Err(refused("reading the specification", *errno)),
+    let end = match Word::hear(healer) {
+        Ok(None) => return DONE,
+        Err(errno) => Err(refused("reading the specification", errno).into()),
+        Ok(Some(Heard { spec, output })) => match decode(&spec) {
+            Some(spec) => become_program(&spec, healer, output),
+            None => Err(fault("reading the specification").into()),
+        },
     };
-    let Ok(Some(output)) = wait_for_go(healer) else { return DONE };
-    let end = spec.map_err(Stop::Fault).and_then(|spec| become_program(&spec, healer, output));
     match end {
         Ok(never) => match never {},
         Err(Stop::HealerGone) => DONE,
@@ -126,39 +123,9 @@ fn run() -> u8 {
 
 #[expect(unsafe_code, reason = "the number of an inherited descriptor is all there is to go by")]
 fn inherited(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: nothing in the stage closes these two before the exec, which ends every borrow. If
-    // someone else than healer started this, they may not be open: then their use fails by EBADF.
+    // SAFETY: nothing in the stage closes it before the exec, which ends every borrow. If someone
+    // else than healer started this, it may not be open: then its use fails by EBADF.
     unsafe { BorrowedFd::borrow_raw(fd) }
-}
-
-fn read_to_end(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<u8>> {
-    let size = usize::try_from(rustix::fs::fstat(fd)?.st_size).map_err(|_| Errno::FBIG)?;
-    let mut bytes = vec![0; size];
-    let mut have = 0;
-    while have < size {
-        match rustix::io::pread(fd, &mut bytes[have..], have as u64)? {
-            0 => return Err(Errno::IO),
-            more => have += more,
-        }
-    }
-    Ok(bytes)
-}
-
-/// Waits for healer's word and the output descriptors that come with it; `None` where healer
-/// has gone instead.
-fn wait_for_go(healer: BorrowedFd<'_>) -> rustix::io::Result<Option<Vec<OwnedFd>>> {
-    let mut word = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
-        let mut word = [io::IoSliceMut::new(&mut word)];
-        recvmsg(healer, &mut word, &mut control, RecvFlags::CMSG_CLOEXEC)
-    })?;
-    let descriptors = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    Ok((received.bytes > 0).then(|| descriptors.flatten().collect()))
 }
 
 fn tell(healer: BorrowedFd<'_>, report: &Report) -> rustix::io::Result<usize> {
@@ -170,7 +137,7 @@ fn tell(healer: BorrowedFd<'_>, report: &Report) -> rustix::io::Result<usize> {
 fn become_program(
     spec: &Spec<'_>,
     healer: BorrowedFd<'_>,
-    output: Vec<OwnedFd>,
+    output: [OwnedFd; 2],
 ) -> Result<Infallible, Stop> {
     // Only speaks to whoever looks at `ps`, as below.
     let _ = nix::sys::prctl::set_name(LOOKUP);
@@ -215,9 +182,7 @@ fn drop_capabilities() -> Result<(), Fault> {
     Ok(())
 }
 
-fn set_up_descriptors(output: Vec<OwnedFd>) -> Result<(), Fault> {
-    let [stdout, stderr] =
-        <[_; 2]>::try_from(output).map_err(|_| fault("receiving the output descriptors"))?;
+fn set_up_descriptors([stdout, stderr]: [OwnedFd; 2]) -> Result<(), Fault> {
     let failed = |step: &str| {
         let step = step.to_owned();
         move |errno| refused(step, errno)

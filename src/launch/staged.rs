@@ -3,15 +3,15 @@
 //! `stage` is the other end of the socket. Made by `launch`, used by `recovery`.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, recv};
 use tokio::time::{Instant, timeout_at};
 
 use super::report::{Fault, Report};
+use super::word::Word;
 use super::{LaunchError, stage};
 use crate::event::{ProcessName, Signal};
 use crate::instance::Held;
@@ -27,6 +27,7 @@ pub struct Staged {
     pub(super) held: Held,
     /// healer's end, which never blocks.
     pub(super) socket: OwnedFd,
+    pub(super) word: Word,
     pub(super) output: [OwnedFd; 2],
 }
 
@@ -52,10 +53,10 @@ impl Staged {
     ///
     /// It has ended, or the machine has no room for the word; then it ends by itself.
     pub fn go(self) -> Result<Going, LaunchError> {
-        let Self { process, held, socket, output } = self;
+        let Self { process, held, socket, word, output } = self;
         // The watch first: once the word is out, an instance may run.
         let socket = Readable::of(socket).map_err(|error| unheard(&process, error))?;
-        match send_go(&socket, &output) {
+        match word.say(&socket, &output) {
             Ok(()) => Ok(Going { process, held, socket }),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(LaunchError::Died { process }),
             Err(errno) => Err(unheard(&process, errno.into())),
@@ -93,15 +94,6 @@ impl Going {
 
 fn unheard(process: &ProcessName, error: io::Error) -> LaunchError {
     LaunchError::new(process, "speaking with the stage", error)
-}
-
-fn send_go(socket: &Readable, output: &[OwnedFd; 2]) -> Result<(), Errno> {
-    let output = [output[0].as_fd(), output[1].as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fits = control.push(SendAncillaryMessage::ScmRights(&output));
-    debug_assert!(fits, "the space was made for two descriptors");
-    sendmsg(socket, &[io::IoSlice::new(b"g")], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
 /// What became of a stage that was told to go.

@@ -192,8 +192,11 @@ fn running_out_of_descriptors_is_the_machines_fault() {
             fillers.push(filler);
         }
         let mut refusals = Vec::new();
+        // So long that its specification takes a descriptor, too.
+        let long = "x".repeat(40_000);
+        let sleeper = process("web", &["/bin/sh", "-c", "exec sleep 1000", &long]);
         let staged = loop {
-            match rig.launcher.spawn(&sleeper("web")) {
+            match rig.launcher.spawn(&sleeper) {
                 Ok(staged) => break staged,
                 Err(error) => {
                     assert!(error.is_node_fault(), "{error}");

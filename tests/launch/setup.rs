@@ -15,7 +15,7 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use rstest::rstest;
 use rustix::process::{Resource as Kernel, Rlimit};
 
-use crate::{PATIENCE, Rig, Running, as_user, is_root, own, sleeper};
+use crate::{PATIENCE, Rig, Running, as_user, is_root, own, process, sleeper};
 
 const NO_SIGNALS: &str = "0000000000000000";
 const NO_CAPABILITIES: &str = "0000000000000000";
@@ -34,6 +34,20 @@ async fn program_gets_its_words_directory_and_umask() {
     assert_eq!(running.proc("cmdline"), "/bin/sleep\x001000\x000\0");
     assert_eq!(running.path("cwd").read_link().unwrap(), Path::new("/usr/bin"));
     assert_eq!(running.status("Umask"), "0037");
+}
+
+#[tokio::test]
+async fn program_gets_as_many_words_as_an_exec_takes() {
+    let rig = Rig::new();
+    for length in [10, 100_000] {
+        let words = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|word| word.repeat(length));
+        let mut command = vec!["/bin/sh", "-c", "printf '%s.' \"$@\"", "sh"];
+        command.extend(words.iter().map(String::as_str));
+        let running = rig.launch(&process("words", &command)).await.unwrap();
+        assert_eq!(running.end().exit_status(), Some(0));
+        assert_eq!(rig.logged("words"), words.map(|word| word + ".").concat());
+        std::fs::remove_file(rig.log("words")).unwrap();
+    }
 }
 
 #[tokio::test]
