@@ -235,12 +235,15 @@ INLINE void note_path(struct cgroup *cgroup, __u64 id)
 {
 	struct cgroup_path *path;
 	__u32 whole = 0;
-	__u32 at = 0;
+	/* As wide as a register: older verifiers lose a bound when it is narrowed. */
+	__u64 at = 0;
 
 	bpf_map_update_elem(&oom_cgroups, &id, &no_path, BPF_NOEXIST);
 	path = bpf_map_lookup_elem(&oom_cgroups, &id);
 	if (!path)
 		return;
+	/* Linux 5.10 refuses a loop whose end, as clang orders it, runs into its beginning. */
+#pragma unroll
 	for (int step = 0; step < CGROUP_DEPTH; step++) {
 		struct cgroup_subsys_state *parent = 0;
 		struct kernfs_node *node = 0;
