@@ -13,6 +13,7 @@ RELEASE_TARGET = $(or $(shell .ci/release-target),unknown)
 RELEASE_FLAGS := -C target-feature=+crt-static -C relocation-model=static
 FOR_RELEASE = RUSTFLAGS="$(strip $(RUSTFLAGS) $(RELEASE_FLAGS))"
 BINARY = $(TARGET)/$(RELEASE_TARGET)/release/healer
+IN_GUEST = --healer $(BINARY) --guarded $(dir $(BINARY))examples/service --results $(TARGET)/vmtests
 
 # As root, a test that skips itself for want of rights would be a mistake.
 ifeq ($(shell id -u),0)
@@ -23,6 +24,7 @@ endif
 # Each of cargo's commands uses all cores by itself.
 .NOTPARALLEL:
 .PHONY: help build demo test check fmt clippy deny docs scripts unit slim static size bench system install set-up set-up-test
+.PHONY: driver vm vmtest guarded
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,9 +36,9 @@ build: set-up ## Build the release binary, target/*/release/healer (the default)
 demo: build ## Set up what is missing, build, and show on a small service what healer does
 	@$(BINARY) demo
 
-test: check deny docs size static system slim unit ## Set up what is missing and run every check and test
+test: check deny docs size static system slim unit vm ## Set up what is missing and run every check and test
 
-check: fmt clippy scripts ## The quick part: format, lints, scripts
+check: fmt clippy scripts driver ## The quick part: format, lints, scripts, the driver of the VM tests
 
 fmt: set-up-test
 	cargo fmt --all -- --check
@@ -54,6 +56,9 @@ docs: set-up-test ## The documentation of the code, without warnings
 scripts: ## The syntax of the shell scripts, and shellcheck where it is installed
 	@for script in .ci/*; do bash -n $$script || exit 1; done
 	@! command -v shellcheck >/dev/null || shellcheck .ci/*
+
+driver: set-up-test
+	python3 -B -m unittest discover -b -s vmtests -t vmtests
 
 unit: set-up-test ## Unit, property, documentation and system tests
 	cargo test --locked --doc --quiet
@@ -73,12 +78,23 @@ system: set-up-test build ## The system tests again, of the release binary
 	cargo build --locked --examples
 	HEALER_UNDER_TEST=$(abspath $(BINARY)) cargo nextest run --locked --test system
 
-bench: set-up ## From a kill to the new instance, and a launch, beside a bare spawn; and what others pay
-	$(FOR_RELEASE) cargo bench --locked --target $(RELEASE_TARGET) --bench recovery --bench launch --bench unrelated
+bench: set-up ## From a kill to the new instance, a launch, a thousand probes, beside the bare calls; and what others pay
+	$(FOR_RELEASE) cargo bench --locked --target $(RELEASE_TARGET) --bench recovery --bench launch \
+		--bench unrelated --bench probes
 
 size: build ## The release binary is at most 6 MiB
 	@size=$$(wc -c < $(BINARY)); echo "$(BINARY): $$size bytes of $(SIZE_LIMIT)"; \
 	test $$size -le $(SIZE_LIMIT) || { echo "the release binary is too large" >&2; exit 1; }
+
+vm: guarded ## The scenarios in virtual machines, on the oldest and the newest kernel
+	vmtests/run --where-possible --kernel oldest --kernel newest $(IN_GUEST)
+
+vmtest: guarded ## The scenarios in virtual machines, on all kernels
+	vmtests/run $(IN_GUEST)
+
+# The program that the scenarios guard. The guest has another C library than this machine.
+guarded: set-up-test build
+	$(FOR_RELEASE) cargo build --release --locked --target $(RELEASE_TARGET) --example service
 
 install: ## Install what `make build` built, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/healer

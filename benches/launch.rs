@@ -79,7 +79,7 @@ async fn launch_at_once(launcher: &Launcher, process: &Process) -> Duration {
     let began = Instant::now();
     let mut going = JoinSet::new();
     for _ in 0..AT_ONCE {
-        going.spawn(launcher.spawn(process).unwrap().go(deadline));
+        going.spawn(launcher.spawn(process).unwrap().go().unwrap().executed(deadline));
         // As between two inputs of a busy daemon: what was spawned may go.
         tokio::task::yield_now().await;
     }
@@ -122,7 +122,8 @@ fn floor_of(program: &Path, name: &CStr) -> Duration {
 async fn launch(launcher: &Launcher, process: &Process) -> (Duration, Duration) {
     let began = Instant::now();
     let staged = launcher.spawn(process).unwrap();
-    let held = staged.go(tokio::time::Instant::now() + Duration::from_secs(10)).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let held = staged.go().unwrap().executed(deadline).await.unwrap();
     let confirmed = began.elapsed();
     waitid(WaitId::PidFd(held.as_fd()), WaitIdOptions::EXITED).unwrap();
     (confirmed, began.elapsed())

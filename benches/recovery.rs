@@ -1,7 +1,7 @@
 //! How long from a kill to the new instance's first instruction: the daemon, watching by `pid` and
 //! by `ebpf`, beside the floor, a bare loop of posix_spawn(3) and waitpid(2) in a process of its
-//! own. Each kills the same static program; all take turns in one run, so that they meet the same
-//! machine.
+//! own. Each kills a copy of the same static program; all take turns in one run, so that they meet the
+//! same machine.
 //!
 //! `cargo bench --bench recovery [-- ROUNDS]`. Needs a C compiler.
 
@@ -90,14 +90,14 @@ struct Rival {
 
 impl Rival {
     fn floor(site: &Path, victim: &Path) -> Self {
-        let fifo = fifo(site, "floor");
+        let (fifo, victim) = (fifo(site, "floor"), copy(site, victim, "floor"));
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.arg("floor").arg(victim).arg(&fifo);
         Self::start("floor", command, &fifo)
     }
 
     fn healer(site: &Path, victim: &Path, monitor: &'static str) -> Self {
-        let fifo = fifo(site, monitor);
+        let (fifo, victim) = (fifo(site, monitor), copy(site, victim, monitor));
         let home = fs::canonicalize(site).unwrap().join(format!("{monitor}.d"));
         fs::create_dir(&home).unwrap();
         let config = home.join("config.yaml");
@@ -159,6 +159,14 @@ impl Drop for Rival {
 fn fifo(site: &Path, name: &str) -> PathBuf {
     let path = fs::canonicalize(site).unwrap().join(format!("{name}.fifo"));
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_retain(0o600)).unwrap();
+    path
+}
+
+/// A file of each rival's own: every start of the file that it guards wakes the ebpf monitor, which
+/// else would disturb the others.
+fn copy(site: &Path, victim: &Path, name: &str) -> PathBuf {
+    let path = fs::canonicalize(site).unwrap().join(format!("{name}-victim"));
+    fs::copy(victim, &path).unwrap();
     path
 }
 

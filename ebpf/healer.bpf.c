@@ -242,8 +242,8 @@ INLINE void note_path(struct cgroup *cgroup, __u64 id)
 	path = bpf_map_lookup_elem(&oom_cgroups, &id);
 	if (!path)
 		return;
-	/* Linux 5.10 refuses a loop whose end, as clang orders it, runs into its beginning. */
-#pragma unroll
+	/* Linux 5.10 refuses a loop whose way back is not a jump, which clang makes of this one. */
+#pragma clang loop unroll(full)
 	for (int step = 0; step < CGROUP_DEPTH; step++) {
 		struct cgroup_subsys_state *parent = 0;
 		struct kernfs_node *node = 0;

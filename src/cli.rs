@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -33,9 +34,89 @@ pub struct FileArgument {
     pub config: Option<PathBuf>,
 }
 
+/// Which running healer is meant.
+#[derive(Args, Debug)]
+pub struct SocketArgument {
+    /// The control socket; else healer.sock in the pid_file_directory of the configuration.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The configuration that names it.
+    #[command(flatten)]
+    pub file: FileArgument,
+}
+
+/// What is asked of which processes.
+#[derive(Args, Debug)]
+pub struct RequestArguments {
+    /// Their names in the configuration.
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Return at once, not when it is done.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Print JSON: a line for each process.
+    #[arg(long)]
+    pub json: bool,
+    /// Of which healer.
+    #[command(flatten)]
+    pub socket: SocketArgument,
+}
+
 /// The commands beside running the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show how the running healer and its processes stand.
+    Status {
+        /// Only this process, in full.
+        name: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Print nothing: exit code 1 says that some process needs attention.
+        #[arg(long, short, conflicts_with = "json")]
+        quiet: bool,
+        /// Of which healer.
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
+    /// Show what happened last.
+    Events {
+        /// And go on to show what happens.
+        #[arg(long, short)]
+        follow: bool,
+        /// Print JSON: a line for each event.
+        #[arg(long)]
+        json: bool,
+        /// Of which healer.
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
+    /// Have the running healer take its configuration as it is now, and tell what came of it.
+    Reload {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Which healer.
+        #[command(flatten)]
+        socket: SocketArgument,
+    },
+    /// End processes, and keep them down until they are resumed.
+    Stop(RequestArguments),
+    /// Leave processes as they are, whatever happens to them, until they are resumed.
+    Pause {
+        /// Resume by itself after so long: 90s, 10m, 2h 30m.
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        lasting: Option<Duration>,
+        /// Which ones.
+        #[command(flatten)]
+        arguments: RequestArguments,
+    },
+    /// Undo stop and pause, and start what is down.
+    Resume(RequestArguments),
+    /// End processes and start them again, or start them; costs none of their retries.
+    Restart(RequestArguments),
+    /// Close the breakers of processes and forget their failures.
+    Reset(RequestArguments),
     /// Tell every fault of a configuration: of its text, and of this machine for it.
     Check {
         /// Look at nothing but the file's text.

@@ -2,7 +2,7 @@
 //!
 //! Deciding code is passed a [`Time`]; the shells around it read it here.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -63,6 +63,47 @@ pub fn age(file_time: i128) -> Option<Duration> {
     u64::try_from(nanos(ClockId::Realtime) - file_time).ok().map(Duration::from_nanos)
 }
 
+/// Boot times as dates, by the wall clock as it stands at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Calendar {
+    now: Time,
+    offset: i128,
+}
+
+impl Calendar {
+    /// As the clocks stand now.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { now: now(), offset: offset() }
+    }
+
+    /// Of a moment so many nanoseconds after 1970.
+    #[must_use]
+    pub fn at(now: Time, since_1970: u64) -> Self {
+        Self { now, offset: i128::from(since_1970) - i128::from(now.0) }
+    }
+
+    /// The date of a boot time, as RFC 3339 has it, in UTC.
+    #[must_use]
+    pub fn date(&self, moment: Time) -> String {
+        // No clock stands before 1970, and none at the end of all dates.
+        let nanos = u64::try_from(i128::from(moment.0) + self.offset).unwrap_or(0);
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(nanos)).to_string()
+    }
+
+    /// How long ago a moment was.
+    #[must_use]
+    pub fn ago(&self, moment: Time) -> Duration {
+        self.now.since(moment)
+    }
+
+    /// In how long a moment comes.
+    #[must_use]
+    pub fn ahead(&self, moment: Time) -> Duration {
+        moment.since(self.now)
+    }
+}
+
 fn offset() -> i128 {
     nanos(ClockId::Realtime) - nanos(ClockId::Boottime)
 }
@@ -91,6 +132,18 @@ mod tests {
         assert!(started(own) <= now());
         assert_eq!(tick_of(started(own)), own.start_ticks);
         assert!(now().since(started(own)) < Duration::from_secs(600));
+    }
+
+    #[test]
+    fn dates_are_those_of_the_wall_clock_whatever_the_boot_time() {
+        let calendar = Calendar::at(Time(5_000_000_000), 1_700_000_000_250_000_000);
+        assert_eq!(calendar.date(Time(5_000_000_000)), "2023-11-14T22:13:20.250Z");
+        assert_eq!(calendar.date(Time(0)), "2023-11-14T22:13:15.250Z");
+        assert_eq!(calendar.date(Time(u64::MAX)), "1970-01-01T00:00:00.000Z", "no such date");
+        assert_eq!(calendar.ago(Time(3_000_000_000)), Duration::from_secs(2));
+        assert_eq!(calendar.ahead(Time(3_000_000_000)), Duration::ZERO);
+        let now = Calendar::now();
+        assert!(now.date(super::now()).as_str() > "2020");
     }
 
     #[test]

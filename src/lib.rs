@@ -19,7 +19,7 @@ pub mod recovery;
 pub mod launch;
 
 // Around it: what reads a clock, who is a user, whose certificates are trusted, what wakes recovery,
-// what this machine lacks, what the operating system and the operator ask.
+// what this machine lacks, what the operating system and the operator ask, and what they are shown.
 pub mod clock;
 pub mod users;
 pub mod trust;
@@ -27,6 +27,8 @@ pub mod wake;
 pub mod preflight;
 pub mod signals;
 pub mod logging;
+pub mod control;
 pub mod daemon;
 pub mod demo;
+pub mod operator;
 pub mod cli;

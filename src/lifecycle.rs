@@ -107,13 +107,21 @@ impl Lifecycle {
         matches!(self.standing, Standing::Up { ready: true, .. })
     }
 
-    /// Why its probes fail, where nothing may be done about it.
+    /// What is wrong with the living instance: its probes fail and nothing may be done about it, or
+    /// it cannot be ended.
     #[must_use]
-    pub fn why_hung(&self) -> Option<&str> {
+    pub fn trouble(&self) -> Option<String> {
         match &self.standing {
-            Standing::Up { hung, .. } => hung.as_deref(),
+            Standing::Up { hung: Some(reason), .. } => Some(format!("hung: {reason}")),
+            Standing::Stopping { stuck: Some((reason, _)), .. } => Some(reason.clone()),
             _ => None,
         }
+    }
+
+    /// Whether something that healer started may turn up at any moment.
+    #[must_use]
+    pub fn expects(&self) -> bool {
+        matches!(self.standing, Standing::Launching { .. } | Standing::Succession { .. })
     }
 
     /// Who wants it left as it is.

@@ -7,9 +7,11 @@ use clap::Parser;
 use healer::cli::{Cli, Command};
 use healer::config::Reader;
 use healer::config::load::{LoadError, find, load};
+use healer::control::client::ClientError;
 use healer::monitor::ebpf;
+use healer::operator::{OperatorError, Said};
 use healer::preflight::{self, HostFaults};
-use healer::{daemon, demo};
+use healer::{daemon, demo, operator};
 
 /// musl's own allocator gives each page back to the kernel as soon as it is empty, and asks for it
 /// again a moment later. That takes a twentieth of the time from an end to the new instance.
@@ -19,14 +21,20 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 /// The exit codes, after sysexits.h.
 mod code {
-    /// The arguments are wrong.
+    /// A process needs attention, or what was asked of it is not done.
+    pub const NOT_WELL: u8 = 1;
+    /// The arguments are wrong, or name no process.
     pub const USAGE: u8 = 64;
-    /// The configuration has file faults or, in `check`, host faults.
+    /// The configuration has file faults or, in `check`, host faults; a reload refused it.
     pub const FAULTS: u8 = 65;
     /// There is no configuration, or it cannot be read or trusted.
     pub const NO_CONFIGURATION: u8 = 66;
+    /// No healer answers.
+    pub const NOT_RUNNING: u8 = 69;
     /// Anything else.
     pub const SYSTEM: u8 = 71;
+    /// The control socket is not for this user.
+    pub const DENIED: u8 = 77;
 }
 
 fn main() -> ExitCode {
@@ -60,7 +68,26 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(LoadError::Faults(_)) => code::FAULTS,
         Some(_) => code::NO_CONFIGURATION,
         None if error.is::<HostFaults>() => code::FAULTS,
-        None => code::SYSTEM,
+        None => error.downcast_ref().map_or(code::SYSTEM, of_operator),
+    }
+}
+
+fn of_operator(error: &OperatorError) -> u8 {
+    match error {
+        OperatorError::Configuration(_) => code::NO_CONFIGURATION,
+        OperatorError::Name(_) => code::USAGE,
+        OperatorError::Client(error) => of_client(error),
+        OperatorError::System { .. } | OperatorError::Unread => code::SYSTEM,
+    }
+}
+
+fn of_client(error: &ClientError) -> u8 {
+    match error {
+        ClientError::NotRunning { .. } => code::NOT_RUNNING,
+        ClientError::Denied { .. } | ClientError::Refused { status: 403, .. } => code::DENIED,
+        // No such process, or none that is enabled.
+        ClientError::Refused { status: 404 | 409, .. } => code::USAGE,
+        ClientError::Refused { .. } | ClientError::Broken { .. } => code::SYSTEM,
     }
 }
 
@@ -69,6 +96,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Check { file_only, file }) => check(file.config.as_deref(), *file_only)?,
         Some(Command::Demo) => demo::run()?,
         Some(Command::DemoService { home }) => return Ok(demo::service::serve(home)?),
+        Some(command) => {
+            return Ok(match operator::run(command)? {
+                Said::Well => ExitCode::SUCCESS,
+                Said::NotWell => code::NOT_WELL.into(),
+                Said::Faults => code::FAULTS.into(),
+            });
+        }
         None => {
             let reader = Reader::this_process(cli.stays_in_foreground());
             let path = find(cli.file.config.as_deref(), reader.as_root)?;

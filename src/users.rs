@@ -137,6 +137,26 @@ impl Databases {
     }
 }
 
+/// The number of the group of this name in `/etc/group`; no other source is asked, so that it never
+/// waits.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn listed_group(name: &str) -> Result<Option<u32>, Unanswered> {
+    Ok(find_group(&read(GROUP)?, name))
+}
+
+/// The name of the user of this number in `/etc/passwd`; no other source is asked, so that it never
+/// waits.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn listed_user(uid: u32) -> Result<Option<String>, Unanswered> {
+    Ok(find_user(&read(PASSWD)?, &uid.to_string()).map(|user| user.name))
+}
+
 fn read(path: &str) -> Result<Vec<u8>, Unanswered> {
     match std::fs::read(path) {
         // As the C library has it: no such file, no entries; and files alone where nothing is said.
@@ -354,5 +374,7 @@ mod tests {
         assert_eq!(databases.user("0").unwrap(), Some(root));
         assert_eq!(databases.user("no-such-user").unwrap(), None);
         assert_eq!(databases.group("no-such-group").unwrap(), None);
+        assert_eq!(listed_user(0).unwrap().as_deref(), Some("root"));
+        assert_eq!(listed_group("no-such-group").unwrap(), None);
     }
 }

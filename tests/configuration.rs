@@ -67,7 +67,7 @@ fn the_example_has_no_faults() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml");
     let (text, code) = check_text(&example);
     assert_eq!(code, 0, "{text}");
-    assert!(text.ends_with(&format!("{}: 2 processes, no faults\n", example.display())), "{text}");
+    assert!(text.ends_with(&format!("{}: 3 processes, no faults\n", example.display())), "{text}");
 }
 
 #[rstest]

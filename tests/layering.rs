@@ -85,12 +85,55 @@ const ROOMS: &[Room] = &[
     pure("recovery::status", &["breaker", "config", "event", "lifecycle"]),
     shell("signals", &[]),
     shell("logging", &["config", "event"]),
+    shell("control", &[]),
+    pure("control::protocol", &[]),
+    pure("control::table", &["control::protocol"]),
+    shell("control::client", &["control::protocol", "control::socket"]),
+    shell("control::socket", &["users"]),
+    shell("control::history", &["bus", "clock", "event"]),
+    shell(
+        "control::report",
+        &[
+            "clock",
+            "config",
+            "control::history",
+            "control::protocol",
+            "event",
+            "preflight",
+            "recovery::status",
+        ],
+    ),
+    shell(
+        "control::routes",
+        &[
+            "clock",
+            "config",
+            "control::history",
+            "control::protocol",
+            "control::report",
+            "control::socket",
+            "event",
+            "recovery",
+        ],
+    ),
+    shell(
+        "control::server",
+        &[
+            "bus",
+            "control::history",
+            "control::report",
+            "control::routes",
+            "control::socket",
+            "recovery",
+        ],
+    ),
+    shell("operator", ANYTHING),
     shell("demo", ANYTHING),
     shell("daemon", ANYTHING),
 ];
 
 /// Modules whose every file needs a room of its own.
-const SPLIT: &[&str] = &["monitor"];
+const SPLIT: &[&str] = &["control", "monitor"];
 
 /// What pure modules may not name: the runtime, files, processes, networks, logs and clocks.
 const IMPURE: &[&str] = &[

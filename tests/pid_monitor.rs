@@ -425,11 +425,18 @@ async fn doubt_ends_when_recovery_tells_what_it_launched_or_holds() {
     write(&file, one.pid());
     let mut process = sleeper("it", "another argument", &file);
     process.args = vec!["another".into()];
-    for tell in [Command::Launched, Command::Held] {
-        let mut watched = adopted_in_doubt(process.clone()).await;
-        watched.tell(tell(ProcessName::new("it"), one.instance())).await;
-        watched.until_up(one.instance()).await;
-        watched.monitor.stop().await.unwrap();
+    for command in [Command::Launched, Command::Held] {
+        for waits_for_the_answer in [true, false] {
+            let mut watched = adopted_in_doubt(process.clone()).await;
+            let command = command(ProcessName::new("it"), one.instance());
+            if waits_for_the_answer {
+                watched.tell(command).await;
+            } else {
+                watched.monitor.orders().note(command).unwrap();
+            }
+            watched.until_up(one.instance()).await;
+            watched.monitor.stop().await.unwrap();
+        }
     }
 }
 

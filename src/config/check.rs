@@ -35,6 +35,9 @@ pub const VARIABLES: [(&str, &str); 6] = [
     ("HEALER_MAX_PARALLEL_LAUNCHES", "max_parallel_launches"),
 ];
 
+/// The default of `pid_file_directory`.
+const PID_FILE_DIRECTORY: &str = "/run/healer";
+
 /// The values of those of [`VARIABLES`] that are set, by their key.
 pub type Environment = BTreeMap<&'static str, String>;
 
@@ -83,6 +86,17 @@ pub fn check(bytes: &[u8], environment: &Environment, reader: &Reader) -> Result
     }
 }
 
+/// `pid_file_directory` alone, of a text that may have any fault; where it does not tell, the
+/// default.
+#[must_use]
+pub fn pid_file_directory(bytes: &[u8], environment: &Environment) -> PathBuf {
+    let faults = Faults::default();
+    let file = file::parse(bytes, &faults).unwrap_or_default();
+    let merged = merged(file, environment);
+    let told = Section::new(&merged, String::new(), &faults).path("pid_file_directory");
+    told.unwrap_or_else(|| PID_FILE_DIRECTORY.into())
+}
+
 /// One layer of figment's.
 struct Layer {
     name: &'static str,
@@ -105,7 +119,7 @@ fn defaults() -> Dict {
         text("log_level", "info"),
         text("log_format", "text"),
         text("log_directory", "/var/log/healer"),
-        text("pid_file_directory", "/run/healer"),
+        text("pid_file_directory", PID_FILE_DIRECTORY),
         text("working_directory", "/"),
         ("max_parallel_launches".to_owned(), Value::from(16_u32)),
     ])

@@ -13,7 +13,7 @@ use std::path::{self, Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::check::{Checked, Environment, VARIABLES, check};
+use super::check::{Checked, Environment, VARIABLES, check, pid_file_directory};
 use super::fault::Fault;
 use super::ownership::{Distrust, Examined, examine};
 use super::{Config, Reader, marks};
@@ -178,6 +178,29 @@ pub fn load(path: &Path, reader: &Reader) -> Result<Loaded, LoadError> {
             Err(FileFaults { path: path.to_path_buf(), faults, more }.into())
         }
     }
+}
+
+/// Where the healer with this configuration has its control socket. Faults elsewhere in the file do
+/// not matter: a healer that runs may have taken an earlier one. Nor does a file that is not found or
+/// not readable, unless it was named: the operator of a socket need not be the file's reader.
+///
+/// # Errors
+/// The file that was named cannot be read, or root must not trust the one that was found.
+pub fn socket_directory(explicit: Option<&Path>, reader: &Reader) -> Result<PathBuf, LoadError> {
+    let environment = environment()?;
+    let read = find(explicit, reader.as_root).and_then(|path| {
+        let resolved =
+            if reader.as_root { trusted(&path, reader, &mut Vec::new())? } else { path.clone() };
+        read(&resolved, &path)
+    });
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(LoadError::NotFound { .. } | LoadError::Unreadable { .. }) if explicit.is_none() => {
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(pid_file_directory(&bytes, &environment))
 }
 
 /// Where `path` leads if root may trust it.

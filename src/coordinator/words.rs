@@ -39,7 +39,7 @@ impl Reason {
 pub enum Answer {
     /// There is nothing to wait for.
     Free,
-    /// It is held; [`Action::Release`] comes later.
+    /// It is held; [`What::Release`] comes later.
     Held(Vec<Wait>),
 }
 

@@ -48,6 +48,11 @@ impl KernelSide {
         Ok((Self { loaded, warned_of: None, missed: 0 }, running))
     }
 
+    /// Why there is none.
+    pub fn missing(&self) -> Option<&str> {
+        self.loaded.as_ref().err().map(String::as_str)
+    }
+
     /// Warns, once, of processes that are watched without it.
     pub fn warn_of_missing(&mut self, config: &Config) {
         let processes = config.watched_by_ebpf();

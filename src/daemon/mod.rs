@@ -19,6 +19,8 @@ use crate::bus::Bus;
 use crate::clock::WallClock;
 use crate::config::load::{LoadError, Loaded, load};
 use crate::config::{Config, Reader};
+use crate::control::report::{ReloadAsked, Reloaded};
+use crate::control::socket::Bound;
 use crate::launch::{self, Baseline, Launcher};
 use crate::logging::{self, Target};
 use crate::monitor::network::names::Names;
@@ -27,11 +29,13 @@ use crate::preflight::{self, HostFault};
 use crate::recovery::{self, Recovery, Senses};
 use crate::signals::{Asked, Signals};
 
+use self::control::Control;
 use self::kernel_side::{KernelSide, Running};
 use self::lock::Lock;
 use self::readiness::{Readiness, Side};
 use self::tasks::{Tasks, outcome};
 
+mod control;
 mod kernel_side;
 mod lock;
 mod readiness;
@@ -75,6 +79,7 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
             warn!("{warning}");
         }
         raise_descriptor_limit();
+        let control = control::open(&loaded.config.pid_file_directory);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -88,7 +93,7 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
             config: loaded.config.into(),
             lock,
         };
-        let ended = runtime.block_on(daemon.run(readiness));
+        let ended = runtime.block_on(daemon.run(readiness, control));
         if let Err(error) = &ended {
             error!(reason = format!("{error:#}"), "healer ends; what it guards is left running");
         }
@@ -119,6 +124,7 @@ struct Found {
 /// What the daemon's loop answers to.
 enum Woken {
     Asked(Asked),
+    ReloadAsked(ReloadAsked),
     TaskEnded(anyhow::Error),
     Read(Result<Found, LoadError>),
     WatchdogDue,
@@ -126,27 +132,39 @@ enum Woken {
 }
 
 impl Daemon {
-    async fn run(mut self, readiness: Readiness) -> anyhow::Result<()> {
+    async fn run(mut self, readiness: Readiness, control: Option<Bound>) -> anyhow::Result<()> {
         // Opened first: no signal falls between two waits.
         let mut signals = Signals::open().context("cannot take over signals")?;
         let bus = Bus::new(bus_capacity());
         let wall = WallClock::now();
-        let network = network::spawn(bus.clone(), Names::default());
-        let mut monitors = vec![pid::spawn(bus.clone(), wall), network];
+        let mut monitors = vec![pid::spawn(bus.clone(), wall)];
         let (mut kernel_side, running) = KernelSide::load(&bus, &self.config)?;
         let causes = running.map(|Running { monitor, causes }| {
             monitors.push(monitor);
             causes
         });
+        // Last: recovery is told of a configuration right after it, and knows all entries before one
+        // that is only watched can have been probed.
+        monitors.push(network::spawn(bus.clone(), Names::default()));
         let orders = monitors.iter().map(monitor::Handle::orders).collect();
         let senses = Senses { monitors: orders, causes, wall };
-        let (recovery, handle) =
-            Recovery::new(self.launcher.clone(), bus, senses).context("cannot set up recovery")?;
+        let (recovery, handle) = Recovery::new(self.launcher.clone(), bus.clone(), senses)
+            .context("cannot set up recovery")?;
         let mut tasks = Tasks::new(tokio::spawn(recovery.run()), monitors);
-        let ended =
-            self.serve(&mut signals, &handle, &mut tasks, &mut kernel_side, readiness).await;
+        let mut control = Control::serve(
+            control,
+            handle.clone(),
+            &bus,
+            &self.path,
+            Arc::clone(&self.config),
+            kernel_side.missing(),
+        );
+        let ended = self
+            .serve(&mut signals, &handle, &mut tasks, &mut kernel_side, &mut control, readiness)
+            .await;
         info!("healer stops; what it guards is left running");
         notify([NotifyState::Stopping]).await;
+        control.stop().await;
         drop(handle);
         tokio::select! {
             _ = timeout(STOP_PATIENCE, tasks.stop()) => {}
@@ -163,6 +181,7 @@ impl Daemon {
         recovery: &recovery::Handle,
         tasks: &mut Tasks,
         kernel_side: &mut KernelSide,
+        control: &mut Control,
         readiness: Readiness,
     ) -> anyhow::Result<()> {
         let mut readiness = Some(readiness);
@@ -181,6 +200,7 @@ impl Daemon {
                 read = outcome(&mut reading) => {
                     Woken::Read(read.context("reading the configuration has failed")?)
                 }
+                asked = control.reload_asked() => Woken::ReloadAsked(asked),
                 () = tick(&mut watchdog) => Woken::WatchdogDue,
                 _ = files.tick() => Woken::FilesDue,
             };
@@ -188,24 +208,44 @@ impl Daemon {
                 Woken::Asked(Asked::Stop) => return Ok(()),
                 Woken::Asked(Asked::Reload) if reading.is_some() => read_again = true,
                 Woken::Asked(Asked::Reload) => reading = Some(self.read().await),
+                Woken::ReloadAsked(ReloadAsked { by, done }) => {
+                    info!(by, "asked for a reload");
+                    control.await_reload(done, reading.is_some());
+                    if reading.is_some() {
+                        // What is being read may be older than what is asked for.
+                        read_again = true;
+                    } else {
+                        reading = Some(self.read().await);
+                    }
+                }
                 Woken::TaskEnded(error) => return Err(error),
                 Woken::Read(read) => {
-                    match read {
+                    let reloaded = match read {
                         Ok(found) => {
-                            if self.take(found, recovery, tasks).await.is_err() {
+                            let lacks = found.lacks.clone();
+                            let Ok(reloaded) = self.take(found, recovery, tasks).await else {
                                 // A task has ended: the next turn hears why.
                                 continue;
-                            }
+                            };
                             kernel_side.warn_of_missing(&self.config);
+                            control.taken(Arc::clone(&self.config), lacks);
                             self.report_taken(readiness.is_none());
+                            reloaded
                         }
-                        Err(error) => report_refusal(&error),
+                        Err(error) => {
+                            report_refusal(&error);
+                            control::refused(&error, &self.config)
+                        }
+                    };
+                    if readiness.is_none() {
+                        control.reloaded(&reloaded);
                     }
                     notify([NotifyState::Ready]).await;
                     if let Some(readiness) = readiness.take() {
                         readiness.ready();
                     }
                     if mem::take(&mut read_again) {
+                        control.reload_begins();
                         reading = Some(self.read().await);
                     }
                 }
@@ -222,6 +262,8 @@ impl Daemon {
                             reason = format!("{:#}", anyhow::Error::from(error)),
                             "the lock is lost"
                         );
+                    } else {
+                        control.look();
                     }
                     kernel_side.warn_of_missed();
                     if rotating.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -249,14 +291,17 @@ impl Daemon {
         found: Found,
         recovery: &recovery::Handle,
         tasks: &Tasks,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Reloaded> {
         for warning in &found.warnings {
             warn!("{warning}");
         }
         for fault in &found.lacks {
             warn!(reason = %fault, "this machine lacks something; what needs it will fail");
         }
-        self.report_needs_restart(&found.config);
+        let needs_restart = self.needs_restart(&found.config);
+        for key in &needs_restart {
+            warn!(key, "for healer itself, this change takes effect when it is restarted");
+        }
         self.config = Arc::new(found.config);
         self.launcher = self.launcher.clone().with_log_directory(&self.config.log.directory);
         // The monitor first: what changes while recovery looks is seen by one of the two.
@@ -265,7 +310,13 @@ impl Daemon {
             monitor.tell(reload.clone()).await?;
         }
         recovery.reload(Arc::clone(&self.config), self.launcher.clone()).await?;
-        Ok(())
+        Ok(Reloaded {
+            processes: self.config.processes.len(),
+            warnings: found.warnings,
+            lacks: found.lacks.iter().map(ToString::to_string).collect(),
+            needs_restart: needs_restart.into_iter().map(ToOwned::to_owned).collect(),
+            ..Reloaded::now()
+        })
     }
 
     fn report_taken(&self, reloaded: bool) {
@@ -277,7 +328,8 @@ impl Daemon {
         }
     }
 
-    fn report_needs_restart(&self, new: &Config) {
+    /// Keys whose change waits for a restart of healer.
+    fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let old = &self.config;
         let changed = [
             ("log_level", old.log.level != new.log.level),
@@ -294,9 +346,7 @@ impl Daemon {
                 !self.foreground && old.working_directory != new.working_directory,
             ),
         ];
-        for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
-            warn!(key, "for healer itself, this change takes effect when it is restarted");
-        }
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
     }
 
     fn rotate(&self) -> Option<JoinHandle<()>> {

@@ -1,30 +1,23 @@
 //! Starting an instance: healer spawns the stage, takes hold of it, says `go`, and hears of the
 //! exec or of the step that failed.
 //!
-//! `spec` says what the instance is to be, `stage` becomes it, `output` is where it writes. Ending
-//! an instance is left to `instance`, waiting for its exit to the one reaper. Called by `recovery`.
+//! `spec` says what the instance is to be, `stage` becomes it, `staged` is healer's side of it,
+//! `output` is where it writes. Ending an instance is left to `instance`, waiting for its exit to
+//! the one reaper. Called by `recovery`.
 
 use std::ffi::CStr;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    sendmsg, socketpair,
-};
-use tokio::net::UnixDatagram;
-use tokio::time::{Instant, timeout_at};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use self::output::Outputs;
-use self::report::{Fault, Report};
 use crate::clock;
 use crate::config::{Config, OutputFile, Process};
-use crate::event::{Pid, ProcessName, Signal};
+use crate::event::{Pid, ProcessName};
 use crate::instance::Held;
 
 mod head;
@@ -33,14 +26,14 @@ mod output;
 mod report;
 mod spec;
 pub mod stage;
+mod staged;
 
 pub use self::output::{is_journal, rotate};
 pub use self::spec::Baseline;
+pub use self::staged::{Going, Staged};
 
 /// The running binary, also after an upgrade has replaced the file.
 const OWN_BINARY: &str = "/proc/self/exe";
-/// Longer than any step's description: paths are at most 4096 bytes long.
-const LONGEST_REPORT: usize = 16 * 1024;
 
 /// Starts instances.
 #[derive(Clone, Debug)]
@@ -234,97 +227,4 @@ fn clear_of_targets(fd: OwnedFd) -> io::Result<OwnedFd> {
         return Ok(fd);
     }
     Ok(rustix::io::fcntl_dupfd_cloexec(&fd, stage::SPEC + 1)?)
-}
-
-/// A stage that waits for `go`. Dropped instead, it ends without a trace.
-#[derive(Debug)]
-pub struct Staged {
-    process: ProcessName,
-    held: Held,
-    socket: OwnedFd,
-    output: [OwnedFd; 2],
-}
-
-impl Staged {
-    /// The process that will become the instance, under the same PID.
-    #[must_use]
-    pub fn held(&self) -> &Held {
-        &self.held
-    }
-
-    /// Lets the stage become the program, and returns once it has: the exec is confirmed.
-    ///
-    /// # Errors
-    ///
-    /// The step that failed. A stage that is not done by `deadline` is killed.
-    pub async fn go(self, deadline: Instant) -> Result<Held, LaunchError> {
-        let Self { process, held, socket, output } = self;
-        let failed = |error| LaunchError::new(&process, "speaking with the stage", error);
-        // A socket of messages, as a datagram one is, that knows of its other end's end.
-        let socket = UnixDatagram::from_std(socket.into()).map_err(failed)?;
-        match send_go(&socket, &output) {
-            Err(Errno::PIPE | Errno::CONNRESET) => return Err(LaunchError::Died { process }),
-            sent => sent.map_err(|errno| failed(errno.into()))?,
-        }
-        drop(output);
-        match timeout_at(deadline, listen(&socket)).await {
-            Ok(Ok(Heard::Exec)) => Ok(held),
-            Ok(Ok(Heard::Fault(Fault { step, errno }))) => {
-                let error = errno.map(io::Error::from_raw_os_error);
-                Err(LaunchError::Failed { process, step, error })
-            }
-            Ok(Ok(Heard::End)) => Err(LaunchError::Died { process }),
-            Ok(Err(error)) => Err(failed(error)),
-            Err(_) => {
-                let step = step_of(&held);
-                let killed = held.signal(Signal(libc::SIGKILL));
-                killed.map_err(|error| {
-                    LaunchError::new(&process, "killing a stage that hangs", error)
-                })?;
-                Err(LaunchError::TimedOut { process, step })
-            }
-        }
-    }
-}
-
-fn send_go(socket: &UnixDatagram, output: &[OwnedFd; 2]) -> Result<(), Errno> {
-    let output = [output[0].as_fd(), output[1].as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fits = control.push(SendAncillaryMessage::ScmRights(&output));
-    debug_assert!(fits, "the space was made for two descriptors");
-    sendmsg(socket, &[io::IoSlice::new(b"g")], &mut control, SendFlags::NOSIGNAL).map(drop)
-}
-
-/// What became of a stage that was told to go.
-enum Heard {
-    Exec,
-    Fault(Fault),
-    End,
-}
-
-/// Hears the stage out, to the end of file: the exec has closed its socket, or its end has.
-async fn listen(socket: &UnixDatagram) -> io::Result<Heard> {
-    let mut message = vec![0; LONGEST_REPORT];
-    let mut heard = Heard::End;
-    loop {
-        let length = match socket.recv(&mut message).await {
-            // It ended before it had read the word.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
-            received => received?,
-        };
-        match Report::decode(&message[..length]) {
-            None if length == 0 => return Ok(heard),
-            None => return Err(io::Error::from(io::ErrorKind::InvalidData)),
-            Some(Report::Executing) => heard = Heard::Exec,
-            Some(Report::Fault(fault)) => heard = Heard::Fault(fault),
-        }
-    }
-}
-
-/// Where a stage hangs: its slow steps name themselves.
-fn step_of(held: &Held) -> String {
-    let path = format!("/proc/{}/comm", held.instance().pid);
-    let name = std::fs::read_to_string(path).unwrap_or_default();
-    name.trim_end().strip_prefix(stage::STEP).unwrap_or("setting up").to_owned()
 }

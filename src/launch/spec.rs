@@ -147,7 +147,8 @@ pub(super) fn encode(process: &Process, baseline: &Baseline) -> Result<Vec<u8>, 
             nice: process.nice.unwrap_or(baseline.scheduling.nice),
             ..baseline.scheduling.clone()
         },
-        oom_score_adj: process.oom_score_adj.unwrap_or(baseline.oom_score_adj),
+        // A negative one makes healer the last that memory is taken from, which is its own affair.
+        oom_score_adj: process.oom_score_adj.unwrap_or(baseline.oom_score_adj.max(0)),
         umask: process.umask.unwrap_or(baseline.umask),
         account,
         arguments: 1 + process.args.len(),

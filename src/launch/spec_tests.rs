@@ -111,6 +111,16 @@ fn entry_overrides_what_healer_was_given() {
     }
 }
 
+#[rstest]
+#[case::that_protects_healer(-900, 0)]
+#[case::none(0, 0)]
+#[case::that_offers_it_first(300, 300)]
+fn oom_score_is_handed_on_unless_negative(#[case] own: i32, #[case] given: i32) {
+    let baseline = Baseline { oom_score_adj: own, ..baseline() };
+    let bytes = encode(&process(), &baseline).unwrap();
+    assert_eq!(decode(&bytes).unwrap().head.oom_score_adj, given);
+}
+
 #[test]
 fn bare_command_is_not_in_path() {
     let bare = Process { command: Some(PathBuf::from("web")), ..process() };

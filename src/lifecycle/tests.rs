@@ -469,6 +469,23 @@ fn held_by_a_dependency_it_is_adopted_where_somebody_starts_it() {
 }
 
 #[test]
+fn a_start_that_waits_for_a_slot_is_held_again_where_a_dependency_ended_meanwhile() {
+    let mut life = Life::new(fixture::process("web"));
+    assert_eq!(life.on(Input::Missing), [Action::Prepare { last: None, look: false }]);
+    assert_eq!(life.on(Input::Prepared), [Action::Enqueue]);
+    let waiting = vec![wait_for("db")];
+    assert_eq!(life.on(Input::Held { waiting: waiting.clone() }), []);
+    assert_eq!(life.inner.state(), State::Held { waiting });
+    assert_eq!(life.on(Input::Go), [], "the slot is another's");
+    let look = Action::Prepare { last: None, look: true };
+    assert_eq!(life.on(Input::Released), [look]);
+    // Found out in the last moment, it waits for a slot again.
+    assert_eq!(life.on(Input::Prepared), [Action::Enqueue]);
+    assert_eq!(life.on(Input::Go), [Action::Launch]);
+    assert_eq!(life.on(Input::Postponed), [Action::Enqueue]);
+}
+
+#[test]
 fn a_hung_instance_is_ended_and_its_end_is_a_failure_however_it_ended() {
     let mut process = fixture::process("web");
     process.recovery.restart = Restart::OnFailure;
@@ -680,6 +697,7 @@ fn any_input() -> impl Strategy<Value = Input> {
             Input::NoSuccessor,
             Input::Held { waiting: vec![wait_for("db")] },
             Input::Released,
+            Input::Postponed,
             Input::Restart { reason: reason() },
             asked(Request::Stop),
             asked(Request::Resume),

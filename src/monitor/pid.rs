@@ -48,8 +48,9 @@ async fn run(mut files: PidFiles, mut orders: mpsc::UnboundedReceiver<Order>) {
         tokio::select! {
             biased;
             order = orders.recv() => match order {
+                Some((command, answer)) if answer.is_closed() => files.note(command),
                 Some((command, answer)) => {
-                    // Who does not wait for the answer does not need it.
+                    // Whoever no longer waits for the answer does not need it.
                     let _ = answer.send(files.obey(command));
                 }
                 None => return,
@@ -82,6 +83,8 @@ struct Entry {
     stamp: Option<Stamp>,
     /// When a file that says nothing clear is taken at its word.
     settles: Option<Clock>,
+    /// When a look is made that was put off.
+    put_off: Option<Clock>,
     /// How long the next look at what is in doubt may wait.
     doubt: Duration,
     /// How often the safety net looks: `interval` where inotify cannot work.
@@ -132,15 +135,41 @@ impl PidFiles {
                 self.look_at(BTreeSet::from([process]))
             }
             Command::Held(process, instance) => {
-                if let Some(before) = self.held.insert(process.clone(), instance) {
-                    self.owners.remove(&before);
-                }
-                self.owners.insert(instance, process.clone());
+                self.hold(process.clone(), instance);
                 self.look_at(BTreeSet::from([process]))
             }
             // The PID file tells what comes next.
             Command::Ended(..) => vec![],
         }
+    }
+
+    /// As [`PidFiles::obey`], where nobody waits to hear what is seen. A launch is told so: the new
+    /// instance may have to share a processor with healer, and starts before its file is looked at.
+    fn note(&mut self, command: Command) {
+        let process = match command {
+            Command::Launched(process, instance) => {
+                self.launched.insert(process.clone(), instance);
+                process
+            }
+            Command::Held(process, instance) => {
+                self.hold(process.clone(), instance);
+                process
+            }
+            Command::Reload(_) | Command::Republish | Command::Ended(..) => {
+                self.obey(command);
+                return;
+            }
+        };
+        if let Some(entry) = self.entries.get_mut(&process) {
+            entry.put_off = Some(Clock::now() + SETTLE);
+        }
+    }
+
+    fn hold(&mut self, process: ProcessName, instance: Instance) {
+        if let Some(before) = self.held.insert(process.clone(), instance) {
+            self.owners.remove(&before);
+        }
+        self.owners.insert(instance, process);
     }
 
     fn reload(&mut self, config: &Config) -> Vec<Event> {
@@ -160,6 +189,7 @@ impl PidFiles {
                         last,
                         stamp: None,
                         settles: None,
+                        put_off: None,
                         doubt: SETTLE,
                         period: interval,
                         check: Clock::now(),
@@ -196,12 +226,14 @@ impl PidFiles {
     fn next_due(&self) -> Option<Clock> {
         self.entries
             .values()
-            .map(|entry| entry.settles.map_or(entry.check, |at| at.min(entry.check)))
+            .flat_map(|entry| [Some(entry.check), entry.settles, entry.put_off])
+            .flatten()
             .min()
     }
 
-    /// Looks at those whose file had its time to settle, and at those that the safety net finds
-    /// changed, or in a doubt that the end of the doubtful process may have resolved.
+    /// Looks at those whose file had its time to settle or whose look was put off, and at those that
+    /// the safety net finds changed, or in a doubt that the end of the doubtful process may have
+    /// resolved.
     fn on_due(&mut self) {
         let now = Clock::now();
         let mut due = BTreeSet::new();
@@ -209,12 +241,13 @@ impl PidFiles {
         let checks = self.entries.values().any(|entry| entry.check <= now);
         for (name, entry) in &mut self.entries {
             let settled = entry.settles.is_some_and(|at| at <= now);
+            let put_off = entry.put_off.is_some_and(|at| at <= now);
             let checked = checks && entry.check <= now + entry.period / 2 && {
                 entry.check = now + entry.period;
                 let in_doubt = matches!(entry.last, Some(Observation::Unclear { .. }));
                 in_doubt || stamp(&entry.path) != entry.stamp
             };
-            if settled || checked {
+            if settled || put_off || checked {
                 due.insert(name.clone());
             }
         }
@@ -227,6 +260,7 @@ impl PidFiles {
         let mut unmatched = Vec::new();
         for name in processes {
             let Some(entry) = self.entries.get_mut(&name) else { continue };
+            entry.put_off = None;
             // The watch first: what changes after the reading wakes us again.
             let watched = self.watcher.as_mut().map(|watcher| watcher.watch(&name, &entry.path));
             entry.period = match watched {

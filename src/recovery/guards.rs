@@ -52,6 +52,8 @@ pub struct Ended {
     pub instance: Instance,
     /// How it ended, as far as can be told.
     pub exit: Exit,
+    /// Its pidfd, which is to be closed last: the kernel takes its time, and a launch may wait.
+    pub held: Held,
 }
 
 impl Guards {
@@ -144,11 +146,14 @@ impl Guards {
     /// Guards this instance as the process. Says whether it is healer's own child.
     pub fn take(&mut self, process: &ProcessName, held: Held) -> bool {
         let instance = held.instance();
-        let child = self.reaper.expects(instance.pid) || is_own_child(instance);
-        if child {
+        let expected = self.reaper.expects(instance.pid);
+        let child = expected || is_own_child(instance);
+        if child && !expected {
             self.reaper.expect(instance);
         }
-        self.ask_for_cause(instance);
+        if !expected {
+            self.ask_for_cause(instance);
+        }
         let token = self.next_token;
         self.next_token += 1;
         self.owners.insert(instance, process.clone());
@@ -172,7 +177,7 @@ impl Guards {
         let cause = self.causes.as_mut().and_then(|causes| causes.take(instance));
         let mut exit = merge(self.reaper.take(instance), cause);
         exit.runtime = exit.runtime.or_else(|| Some(clock::now().since(clock::started(instance))));
-        Ok(Some(Ended { process, instance, exit }))
+        Ok(Some(Ended { process, instance, exit, held }))
     }
 
     /// The end of a process's instance, if that has ended and nobody was woken by it yet.

@@ -20,9 +20,14 @@ pub fn write(process: &ProcessName, change: &Change) {
         Change::Stuck { instance, reason } => {
             error!(%process, pid = instance.pid.0, %reason, "cannot be ended; nothing is started beside it");
         }
-        Change::Started { instance, outage } => {
-            let outage_ms = outage.map(|outage| outage.as_secs_f64() * 1_000.0);
-            info!(%process, pid = instance.pid.0, outage_ms, "started");
+        Change::Started { instance, outage: None } => {
+            info!(%process, pid = instance.pid.0, "started");
+        }
+        Change::Started { instance, outage: Some(outage) } => {
+            let outage_ms = outage.as_secs_f64() * 1_000.0;
+            // Whoever kills a process to have it down, and finds it back, reads this line.
+            let to_keep_it_down = format!("healer stop {process}");
+            info!(%process, pid = instance.pid.0, outage_ms, to_keep_it_down, "restarted");
         }
         Change::LaunchFailed { reason } => warn!(%process, %reason, "launch failed"),
         Change::NodeFault { reason } => {
@@ -82,6 +87,9 @@ fn moved(process: &ProcessName, from: &State, to: &State) {
                 let wait_ms = wait.until.map(until_ms);
                 info!(%process, %from, %to, %dependency, %reason, wait_ms, "held: waits for a dependency");
             }
+        }
+        State::Starting if matches!(from, State::Held { .. }) => {
+            info!(%process, %from, %to, "held no longer: nothing is left to wait for");
         }
         State::Stopping { instance, reason } => {
             info!(%process, %from, %to, pid = instance.pid.0, %reason, "ending it");

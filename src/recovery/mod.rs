@@ -218,8 +218,10 @@ impl Recovery {
         Ok(())
     }
 
-    fn ended(&mut self, Ended { process, instance, exit }: Ended) {
+    fn ended(&mut self, Ended { process, instance, exit, held }: Ended) {
         self.feed(&process, Input::Ended { instance, exit });
+        // Only now: closing it takes its time, and what follows from the end does not wait for that.
+        drop(held);
     }
 
     fn received(&mut self, received: Received) {
@@ -425,9 +427,15 @@ impl Recovery {
             Ok(staged) => {
                 let stage = staged.held().instance();
                 self.guards.expect(stage);
-                self.start_task(name, async move {
-                    Outcome::Launched { stage, result: staged.go(deadline).await }
-                });
+                match staged.go() {
+                    Ok(going) => self.start_task(name, async move {
+                        Outcome::Launched { stage, result: going.executed(deadline).await }
+                    }),
+                    Err(error) => {
+                        self.guards.forget(stage);
+                        self.launch_failed(name, &error);
+                    }
+                }
             }
             Err(error) => self.launch_failed(name, &error),
         }

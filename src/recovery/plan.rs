@@ -12,13 +12,16 @@ use std::sync::Arc;
 use crate::breaker::{Answer, Breaker, Turn};
 use crate::config::{Config, Process};
 use crate::coordinator::{self, Coordinator};
-use crate::event::{Change, Instance, ProcessName, Request, State, Time};
+use crate::event::{Change, ProcessName, Request, Time};
 use crate::lifecycle::{Action, Input, Lifecycle};
 
-use super::status::{ProcessStatus, Record};
+use super::status::Record;
 
+pub use self::orders::{Order, What};
 use self::pace::Pace;
 
+mod answers;
+mod orders;
 mod pace;
 mod waiting;
 
@@ -47,46 +50,6 @@ struct Entry {
     leaving: bool,
     /// What takes its place then: an entry of the same name and of another kind.
     successor: Option<Arc<Process>>,
-}
-
-/// What the shell is to do, for which process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Order {
-    /// For which process.
-    pub process: ProcessName,
-    /// What.
-    pub what: What,
-}
-
-/// What the shell is to do. See [`Action`] for the answers that it owes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
-    /// Find out whether it runs.
-    Look,
-    /// Make sure that none runs and that nothing is left of the last instance.
-    Prepare {
-        /// Which instance ended last.
-        last: Option<Instance>,
-        /// Whether somebody else may have started one since.
-        look: bool,
-    },
-    /// Launch it.
-    Launch,
-    /// See what came out of this launch.
-    FindSuccessor {
-        /// What was launched.
-        launched: Instance,
-    },
-    /// End this instance and what belongs to it.
-    Stop {
-        /// Which one.
-        instance: Instance,
-    },
-    /// Let go of its instance: it is no longer watched.
-    Release,
-    /// Publish this.
-    Tell(Change),
 }
 
 impl Plan {
@@ -217,64 +180,6 @@ impl Plan {
         let machines = self.deadlines.first().map(|(deadline, _)| *deadline);
         let others = [self.coordinator.next_deadline(), self.pace.next_deadline()];
         machines.into_iter().chain(others.into_iter().flatten()).min()
-    }
-
-    /// Whether a running instance of this process would be taken for it now.
-    #[must_use]
-    pub fn seeks(&self, name: &ProcessName) -> bool {
-        self.entries.get(name).is_some_and(|entry| entry.life.seeks())
-    }
-
-    /// Whether what this process depends on allows a start of it now.
-    #[must_use]
-    pub fn may_start(&self, name: &ProcessName) -> bool {
-        self.coordinator.is_free(name)
-    }
-
-    /// Whether it cannot be told which process is meant by this name.
-    #[must_use]
-    pub fn is_unknown(&self, name: &ProcessName) -> bool {
-        self.state(name).is_some_and(|state| matches!(state, State::Unknown { .. }))
-    }
-
-    /// Where a process stands; `None` for one that is not configured or not enabled.
-    #[must_use]
-    pub fn state(&self, name: &ProcessName) -> Option<State> {
-        let mut state = self.entries.get(name).map(|entry| entry.life.state())?;
-        if let State::Held { waiting } = &mut state {
-            // Since it was told, the reasons may have changed.
-            *waiting = self.coordinator.waiting_for(name);
-        }
-        Some(state)
-    }
-
-    /// How each process stands, by name.
-    #[must_use]
-    pub fn status(&self, now: Time) -> Vec<ProcessStatus> {
-        let stays = |entry: &&Entry| !entry.leaving;
-        self.entries.values().filter(stays).map(|entry| self.status_now(entry, now)).collect()
-    }
-
-    /// How one process stands; `None` for one that is not configured or not enabled.
-    #[must_use]
-    pub fn status_of(&self, name: &ProcessName, now: Time) -> Option<ProcessStatus> {
-        let entry = self.entries.get(name).filter(|entry| !entry.leaving)?;
-        Some(self.status_now(entry, now))
-    }
-
-    fn status_now(&self, entry: &Entry, now: Time) -> ProcessStatus {
-        let mut status = entry.record.status(&entry.process, &entry.life, &entry.breaker, now);
-        status.degraded_without = self.coordinator.degraded_without(&status.name);
-        if let Some(state) = self.state(&status.name) {
-            status.state = state;
-        }
-        status
-    }
-
-    /// The present policy of a process.
-    #[must_use]
-    pub fn process(&self, name: &ProcessName) -> Option<&Arc<Process>> {
-        self.entries.get(name).map(|entry| &entry.process)
     }
 
     fn feed(&mut self, name: &ProcessName, input: Input, now: Time, orders: &mut Vec<Order>) {

@@ -22,14 +22,14 @@ pub struct ProcessStatus {
     pub since: Time,
     /// The living instance.
     pub running: Option<Running>,
-    /// Why its probes fail, where nothing may be done about it.
-    pub hung: Option<String>,
+    /// What is wrong with the living instance.
+    pub trouble: Option<String>,
     /// Who wants it left as it is.
     pub pause: Option<Pause>,
     /// Without whom it runs, or would: its `on_failure` is degrade, and they are not ready.
     pub degraded_without: Vec<ProcessName>,
-    /// A launch is under way, which nothing breaks off.
-    pub launching: bool,
+    /// Something that healer started may turn up at any moment, whatever was asked since.
+    pub expected: bool,
     /// Failures that count in `window` now.
     pub failures: usize,
     /// Failures permitted in `window`.
@@ -157,11 +157,11 @@ impl Record {
                 adopted: self.adopted,
                 ready: life.is_ready(),
             }),
-            hung: life.why_hung().map(ToOwned::to_owned),
+            trouble: life.trouble(),
             pause: life.pause().cloned(),
             // The coordinator's to say.
             degraded_without: Vec::new(),
-            launching: life.is_launching(),
+            expected: life.expects(),
             failures: breaker.failures(&process.recovery.breaker, now),
             retries,
             window,

@@ -105,7 +105,8 @@ async fn directory_and_program_must_be_open_to_the_user() {
 async fn failure_is_the_processes_own_and_its_stage_ends() {
     let rig = Rig::new();
     let spawned = rig.spawn(&process("web", &["/no/such/web"])).unwrap();
-    let error = spawned.staged.go(Instant::now() + crate::PATIENCE).await.unwrap_err();
+    let going = spawned.staged.go().unwrap();
+    let error = going.executed(Instant::now() + crate::PATIENCE).await.unwrap_err();
     assert!(!error.is_node_fault(), "{error}");
     assert_eq!(spawned.child.end().exit_status(), Some(1));
 }
@@ -126,8 +127,12 @@ fn stage_whose_healer_ends_after_go_starts_nothing() {
         let rig = Rig::new();
         let spawned = rig.spawn(&process("web", &["/bin/echo", "started"])).unwrap();
         stop(&spawned.child);
-        let go = spawned.staged.go(Instant::now() + crate::PATIENCE);
-        assert!(timeout(Duration::from_millis(50), go).await.is_err(), "it is dropped unfinished");
+        let going = spawned.staged.go().unwrap();
+        let executed = going.executed(Instant::now() + crate::PATIENCE);
+        assert!(
+            timeout(Duration::from_millis(50), executed).await.is_err(),
+            "it is dropped unfinished"
+        );
         spawned.child.0.signal(Signal(libc::SIGCONT)).unwrap();
         assert_eq!(spawned.child.end().exit_status(), Some(0));
         rig.logged("web")
@@ -140,7 +145,8 @@ async fn stage_that_hangs_is_killed_at_the_deadline() {
     let rig = Rig::new();
     let spawned = rig.spawn(&sleeper("web")).unwrap();
     stop(&spawned.child);
-    let error = spawned.staged.go(Instant::now() + Duration::from_millis(50)).await.unwrap_err();
+    let deadline = Instant::now() + Duration::from_millis(50);
+    let error = spawned.staged.go().unwrap().executed(deadline).await.unwrap_err();
     assert!(matches!(error, LaunchError::TimedOut { .. }), "{error}");
     assert_eq!(error.to_string(), "cannot start web: timed out in step \"setting up\"");
     assert_eq!(spawned.child.end().terminating_signal(), Some(libc::SIGKILL));
@@ -152,12 +158,13 @@ async fn stage_that_is_killed_is_no_confirmed_launch() {
     let before = rig.spawn(&sleeper("web")).unwrap();
     before.child.0.signal(Signal(libc::SIGKILL)).unwrap();
     before.child.end();
-    let error = before.staged.go(Instant::now() + crate::PATIENCE).await.unwrap_err();
+    let error = before.staged.go().unwrap_err();
     assert_eq!(error.to_string(), "cannot start web: it was ended before its exec");
 
     let during = rig.spawn(&sleeper("web")).unwrap();
     stop(&during.child);
-    let go = tokio::spawn(during.staged.go(Instant::now() + crate::PATIENCE));
+    let going = during.staged.go().unwrap();
+    let go = tokio::spawn(going.executed(Instant::now() + crate::PATIENCE));
     tokio::task::yield_now().await;
     during.child.0.signal(Signal(libc::SIGKILL)).unwrap();
     let error = go.await.unwrap().unwrap_err();
@@ -195,7 +202,8 @@ fn running_out_of_descriptors_is_the_machines_fault() {
             }
             fillers.pop().expect("it needs fewer descriptors than a process may have");
         };
-        let launched = staged.go(Instant::now() + crate::PATIENCE).await;
+        let going = staged.go().unwrap();
+        let launched = going.executed(Instant::now() + crate::PATIENCE).await;
         drop(fillers);
         drop(crate::Running(launched.unwrap()));
         refusals

@@ -78,7 +78,7 @@ struct Spawned {
 
 impl Spawned {
     async fn go(self) -> Result<Running, LaunchError> {
-        let held = self.staged.go(Instant::now() + PATIENCE).await?;
+        let held = self.staged.go()?.executed(Instant::now() + PATIENCE).await?;
         assert_eq!(held.instance(), self.child.0.instance(), "the PID stays the same");
         Ok(self.child)
     }

@@ -13,6 +13,7 @@ use healer::monitor::network::probe::make;
 
 mod answers;
 mod connections;
+mod monitor;
 mod names;
 mod nginx;
 mod server;

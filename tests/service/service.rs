@@ -12,7 +12,7 @@ mod web;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -68,6 +68,8 @@ struct Options {
     web_says: Option<PathBuf>,
     /// `--web-after MS`: the port is opened so late.
     web_after: Duration,
+    /// `--needs PORT`: exits 97 where nothing answers there.
+    needs: Vec<u16>,
     /// `--workers N`: forked children that hold whatever it holds, and live until killed.
     workers: u32,
     /// `--ignore-term`: SIGTERM does nothing to it and its workers.
@@ -107,6 +109,7 @@ impl Options {
                 "--web" => options.web = Some(value().parse().unwrap()),
                 "--web-says" => options.web_says = Some(value().into()),
                 "--web-after" => options.web_after = millis(value()),
+                "--needs" => options.needs.push(value().parse().unwrap()),
                 "--workers" => options.workers = value().parse().unwrap(),
                 "--ignore-term" => options.ignore_term = true,
                 "--leader-exits" => options.leader_exits = true,
@@ -154,6 +157,9 @@ fn main() -> ExitCode {
     if options.ignore_term {
         // SAFETY: SIG_IGN runs no handler.
         unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
+    }
+    if options.needs.iter().any(|port| TcpStream::connect(("127.0.0.1", *port)).is_err()) {
+        return ExitCode::from(97);
     }
     let listener = match options.listen.map(|port| TcpListener::bind(("127.0.0.1", port))) {
         Some(Err(_)) => return ExitCode::from(98),

@@ -4,8 +4,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
@@ -13,16 +11,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    DEADLINE, Living, Site, eventually, eventually_some, is_root, kill, throughout, wait,
+    Living, Site, eventually, eventually_some, is_root, kill, run, throughout, wait,
 };
-
-/// Runs a command that is to end by itself.
-fn run(command: &mut Command) -> Output {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (sender, output) = mpsc::channel();
-    thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
-    output.recv_timeout(DEADLINE).expect("it ends, and nobody keeps its output open")
-}
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()

@@ -8,6 +8,8 @@
 mod adoption;
 mod breaker;
 mod causes;
+mod control;
+mod dependencies;
 mod environment;
 mod harness;
 mod heal;

@@ -254,9 +254,10 @@ fn what_is_only_watched_is_never_started() {
     site.write_config(&config.to_string());
     let mut healer = site.start();
     web.service.running(1);
-    healer.until_said(&[("process", "db"), ("message", "probe passed")]);
+    healer.until_said(&[("process", "db"), ("to", "reachable")]);
     drop(remote);
-    healer.until_said(&[("process", "db"), ("reason", "connection refused")]);
+    healer.until_said(&[("process", "db"), ("to", "unreachable")]);
+    assert!(!healer.said(&[("process", "db"), ("reason", "connection refused")]).is_empty());
     config["processes"].as_array_mut().unwrap().pop();
     site.write_config(&config.to_string());
     healer.reload_file();

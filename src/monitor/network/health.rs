@@ -17,7 +17,7 @@ use crate::config::probe::Probe;
 use crate::event::{Instance, Observation, ProcessName, Time};
 
 /// A young instance is first probed after so long, and up to twice that.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
+const FIRST_LOOK: Duration = Duration::from_millis(20);
 
 /// What came of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,8 +17,9 @@ use crate::event::{Instance, Observation, ProcessName, Time};
 
 use super::health::{Health, Outcome};
 
-/// How many probes are under way at one time. The others wait, which does not count as theirs.
-pub const PARALLEL_MAX: usize = 64;
+/// How many probes are under way at one time: more than ever are, unless many targets are silent.
+/// The others wait, which does not count as theirs.
+pub const PARALLEL_MAX: usize = 256;
 /// A timer may be so late without telling anything.
 const TIMER_SLACK: Duration = Duration::from_millis(10);
 /// What is told of.

@@ -103,7 +103,7 @@ pub(super) fn standing(life: &Lifecycle) -> Standing {
         State::Starting => Standing::Coming(Reason::new("starting")),
         State::Stopping { .. } => Standing::Coming(Reason::new("being ended")),
         State::Trial { instance: None } => Standing::Coming(Reason::new("starting, on trial")),
-        State::Up { .. } | State::Trial { .. } if life.why_hung().is_some() => {
+        State::Up { .. } | State::Trial { .. } if life.trouble().is_some() => {
             Standing::Away(Reason::new("hung"))
         }
         State::Up { .. } => Standing::Unready(Reason::new("not ready yet")),

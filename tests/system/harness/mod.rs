@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use healer::{Healer, wait};
 pub use living::{Living, kill, living};
 pub use service::Service;
-pub use site::{Site, command, has_ebpf, is_root, program, sh, skip, within};
+pub use site::{Site, command, has_ebpf, is_root, program, run, sh, skip, within};
 
 /// How long [`eventually`] waits.
 pub const DEADLINE: Duration = Duration::from_secs(30);

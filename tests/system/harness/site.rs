@@ -4,7 +4,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 use std::{iter, thread};
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::notify::Notify;
-use super::{Living, Service, eventually_some, kill, living};
+use super::{DEADLINE, Living, Service, eventually_some, kill, living};
 
 /// The daemon that is tested: this build's, or the one that `HEALER_UNDER_TEST` names.
 fn daemon() -> PathBuf {
@@ -63,6 +64,14 @@ pub fn sh(line: &str) -> u32 {
     let mut shell = command("/bin/sh").args(["-c", line]).spawn().unwrap();
     assert!(super::wait(&mut shell).success(), "{line}");
     shell.id()
+}
+
+/// Runs a command that is to end by itself.
+pub fn run(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (sender, output) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+    output.recv_timeout(DEADLINE).expect("it ends, and nobody keeps its output open")
 }
 
 /// Whether the tests, and so healer, run as root.
