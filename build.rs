@@ -16,10 +16,15 @@ fn main() -> ExitCode {
     }
     println!("cargo::rerun-if-changed=ebpf");
     println!("cargo::rerun-if-env-changed=BPF_CLANG");
+    // The kernel's byte order, which is the target's.
+    let target = match env::var("CARGO_CFG_TARGET_ENDIAN").as_deref() {
+        Ok("big") => "bpfeb",
+        _ => "bpfel",
+    };
     let clang = env::var_os("BPF_CLANG").unwrap_or_else(|| "clang".into());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("healer.bpf.o");
     let built = Command::new(&clang)
-        .args(["-target", "bpf", "-O2", "-g", "-nostdinc", "-Wall", "-Wextra", "-Werror"])
+        .args(["-target", target, "-O2", "-g", "-nostdinc", "-Wall", "-Wextra", "-Werror"])
         // The same object wherever it is built.
         .arg(format!("-fdebug-prefix-map={}=.", env!("CARGO_MANIFEST_DIR")))
         .args(["-c", SOURCE, "-o"])

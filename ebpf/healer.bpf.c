@@ -235,7 +235,8 @@ INLINE void note_path(struct cgroup *cgroup, __u64 id)
 {
 	struct cgroup_path *path;
 	__u32 whole = 0;
-	__u32 at = 0;
+	/* As wide as a register: older verifiers lose a bound when it is narrowed. */
+	__u64 at = 0;
 
 	bpf_map_update_elem(&oom_cgroups, &id, &no_path, BPF_NOEXIST);
 	path = bpf_map_lookup_elem(&oom_cgroups, &id);

@@ -435,8 +435,6 @@ struct Cgroup(std::path::PathBuf);
 
 impl Cgroup {
     fn new(parent: &str, name: &str) -> Option<Self> {
-        // Version 2 gives the controller to children only where it is told to.
-        let _ = std::fs::write(Path::new(parent).join("cgroup.subtree_control"), "+memory");
         let path = Path::new(parent).join(format!("{name}-{}", std::process::id()));
         std::fs::create_dir(&path).ok().map(|()| Self(path))
     }
@@ -475,6 +473,7 @@ fn a_kill_through_the_cgroup_names_its_writer() {
 fn memory_cgroups() -> Option<(&'static str, &'static str)> {
     let places = [("/sys/fs/cgroup/memory", "cgroup"), ("/sys/fs/cgroup", "cgroup2")];
     let found = places.into_iter().find(|(root, _)| {
+        give_memory_below(Path::new(root));
         let probe = Cgroup::new(root, "healer-test-probe");
         probe.is_some_and(|probe| MEMORY_LIMITS.iter().any(|file| probe.0.join(file).exists()))
     });
@@ -484,10 +483,19 @@ fn memory_cgroups() -> Option<(&'static str, &'static str)> {
     found
 }
 
+/// Version 2 gives the controller to children only where it is told to.
+fn give_memory_below(cgroup: &Path) {
+    let _ = std::fs::write(cgroup.join("cgroup.subtree_control"), "+memory");
+}
+
 const MEMORY_LIMITS: [&str; 2] = ["memory.limit_in_bytes", "memory.max"];
 
 /// Lets a victim run out of memory in this cgroup, and tells what is said of its end.
 fn out_of_memory(causes: &mut Causes, cgroup: &Cgroup) -> String {
+    let above: Vec<_> = cgroup.0.ancestors().skip(1).collect();
+    above.into_iter().rev().for_each(give_memory_below);
+    // And it wants processes in the leaves only.
+    cgroup.write("cgroup.subtree_control", "-memory");
     assert!(MEMORY_LIMITS.iter().any(|limit| cgroup.write(limit, "33554432")));
     // With swap, the limit alone would not do.
     for (limit, value) in [("memory.memsw.limit_in_bytes", "33554432"), ("memory.swap.max", "0")] {
@@ -563,7 +571,7 @@ fn cgroups_have_their_paths_in_healers_cgroup_namespace() {
     }
     let Some((root, kind)) = memory_cgroups() else { return };
     let outer = Cgroup::new(root, "healer-test-outer").unwrap();
-    // Version 2 wants processes in the leaves only.
+    // To be moved to, before there is another one beside it.
     let own = Cgroup::new(outer.0.to_str().unwrap(), "own").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let (outside, mounted) = (outer.0.to_str().unwrap(), dir.path().to_str().unwrap());
@@ -575,6 +583,7 @@ fn cgroups_have_their_paths_in_healers_cgroup_namespace() {
     let beginnings =
         [("true &&", outside, format!("…/{}/", outer.name())), (&mount, mounted, "/".to_owned())];
     for (prepare, root, beginning) in beginnings {
+        outer.write("cgroup.subtree_control", "-memory");
         let script = format!(
             "echo $$ > {outside}/cgroup.procs; exec unshare -Cm sh -c '\
              echo $$ > {}/cgroup.procs; {prepare} {CGROUPS_INSIDE}={root} exec {} --exact \

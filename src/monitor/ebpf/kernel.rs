@@ -98,6 +98,8 @@ fn load(options: Options) -> Result<Ebpf, Unavailable> {
         .override_global("own_cgroup_root", &own.cgroup_root, true)
         .map_max_entries("execs", options.ring_bytes)
         .map_max_entries("watched", options.watched_max)
+        // Each process has at most a program of its own.
+        .map_max_entries("wanted", options.watched_max)
         .load(OBJECT)
         .map_err(|error| refused("create the eBPF maps", error))?;
     for (name, tracepoint) in PROGRAMS {
