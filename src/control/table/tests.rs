@@ -84,6 +84,8 @@ fn many() -> Vec<Process> {
         waiting_for: vec![Wait {
             process: "db".to_owned(),
             reason: "breaker-open".to_owned(),
+            changes: Some("2026-01-02T03:07:00.000Z".to_owned()),
+            until: Some("2026-01-02T03:04:30.000Z".to_owned()),
             ..Wait::default()
         }],
         ..in_state("api", "held", 12.0)
@@ -253,7 +255,9 @@ host fault    working_dir: /srv does not exist
 ";
     assert_eq!(process(&killed, Colours::None), expected);
     let text = process(held, Colours::None);
-    assert!(text.contains("\nwaiting for   db: breaker-open\n"), "{text}");
+    let waiting = "\nwaiting for   db: breaker-open until 2026-01-02T03:07:00.000Z \
+        (max_wait_secs: until 2026-01-02T03:04:30.000Z)\n";
+    assert!(text.contains(waiting), "{text}");
     let degraded =
         Process { degraded_without: vec!["cache".to_owned(), "log".to_owned()], ..up("web") };
     assert!(process(&degraded, Colours::None).contains("\ndegraded      without cache, log\n"));
