@@ -98,6 +98,7 @@ guarded: set-up-test build
 
 install: ## Install what `make build` built, below DESTDIR and PREFIX (/usr/local)
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/healer
+	install -D -m 644 docs/healer.8 $(DESTDIR)$(PREFIX)/share/man/man8/healer.8
 
 set-up:
 	@.ci/set-up build
