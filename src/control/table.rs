@@ -186,7 +186,12 @@ fn line(text: &mut String, whole: &str) {
 }
 
 fn capabilities(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    match names.len() {
+        0 => "none".to_owned(),
+        // All of root's would fill eight lines.
+        count @ 9.. => format!("{count}, listed by status --json"),
+        _ => names.join(", "),
+    }
 }
 
 fn ebpf(status: &Status) -> String {

@@ -184,6 +184,15 @@ no processes are configured
     assert_eq!(super::status(&status, Colours::None), expected);
 }
 
+#[rstest]
+#[case(0, "none")]
+#[case(2, "CAP_0, CAP_1")]
+#[case(40, "40, listed by status --json")]
+fn few_capabilities_are_named(#[case] count: usize, #[case] expected: &str) {
+    let names: Vec<_> = (0..count).map(|number| format!("CAP_{number}")).collect();
+    assert_eq!(capabilities(&names), expected);
+}
+
 #[test]
 fn nothing_is_wider_than_100_columns_and_names_keep_their_beginning() {
     let mut worst = Process {
