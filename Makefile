@@ -99,6 +99,7 @@ guarded: set-up-test build
 install: ## Install what `make build` built, below DESTDIR and PREFIX (/usr/local)
 	# As another user there may be no Rust to ask for the target.
 	install -D -m 755 $(shell ls -t $(TARGET)/*/release/healer | head -n 1) $(DESTDIR)$(PREFIX)/bin/healer
+	install -D -m 644 docs/healer.8 $(DESTDIR)$(PREFIX)/share/man/man8/healer.8
 
 set-up:
 	@.ci/set-up build

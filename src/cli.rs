@@ -151,6 +151,8 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -158,5 +160,22 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_is_in_the_manual_and_no_other_is() {
+        let manual = include_str!("../docs/healer.8");
+        let (cli, mut expected) = (Cli::command(), BTreeSet::new());
+        let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
+        for command in shown.chain([&cli]) {
+            let options = command.get_arguments().filter_map(clap::Arg::get_long);
+            expected.extend(options.filter(|long| !["help", "version"].contains(long)));
+            let tag = format!("\n.It Cm {}\n", command.get_name());
+            assert!(command.get_name() == "healer" || manual.contains(&tag), "{tag}");
+        }
+        let words: Vec<_> = manual.split_whitespace().collect();
+        let named = words.windows(2).filter(|pair| pair[0] == "Fl" && pair[1].starts_with('-'));
+        let named: BTreeSet<_> = named.map(|pair| pair[1].trim_start_matches('-')).collect();
+        assert_eq!(named, expected);
     }
 }

@@ -198,7 +198,11 @@ pub struct Wait {
     pub process: String,
     /// Where that one stands.
     pub reason: String,
-    /// When it is waited for no longer; `null`: until it is ready.
+    /// When that changes by itself, as far as is known.
+    pub changes: Option<String>,
+    /// In how long.
+    pub changes_secs: Option<f64>,
+    /// When `max_wait_secs` is over; `null`: it is, or there is no such limit.
     pub until: Option<String>,
     /// In how long.
     pub until_secs: Option<f64>,
@@ -409,7 +413,10 @@ mod tests {
                 },
                 "launch_failure": { "reason": "string", "at": "string", "ago_secs": "number" },
                 "waiting_for": [
-                    { "process": "string", "reason": "string", "until": null, "until_secs": null },
+                    {
+                        "process": "string", "reason": "string", "changes": null,
+                        "changes_secs": null, "until": null, "until_secs": null,
+                    },
                 ],
                 "degraded_without": [],
                 "paused": { "by": "string", "until": null, "until_secs": null },

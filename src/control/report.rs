@@ -264,9 +264,10 @@ fn reason(state: &State) -> Option<String> {
 }
 
 fn waits(wait: &Wait, calendar: &Calendar) -> told::Wait {
+    let (changes, changes_secs) = deadline(wait.changes, calendar);
     let (until, until_secs) = deadline(wait.until, calendar);
     let (process, reason) = (wait.on.to_string(), wait.reason.clone());
-    told::Wait { process, reason, until, until_secs }
+    told::Wait { process, reason, changes, changes_secs, until, until_secs }
 }
 
 fn breaker(phase: Phase, calendar: &Calendar) -> told::Breaker {
@@ -373,7 +374,7 @@ fn why(state: &State) -> Option<String> {
     match state {
         State::Held { waiting } => {
             let waits = waiting.iter().map(|wait| format!("{} is {}", wait.on, wait.reason));
-            Some(format!("waits for {}", waits.collect::<Vec<_>>().join(", ")))
+            Some(waits.collect::<Vec<_>>().join(", "))
         }
         State::Paused { pause, .. } => Some(format!("by {}", pause.by)),
         state => reason(state),
@@ -432,3 +433,6 @@ fn deadline(until: Option<Time>, calendar: &Calendar) -> (Option<String>, Option
 fn secs(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
 }
+
+#[cfg(test)]
+mod tests;

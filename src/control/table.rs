@@ -118,9 +118,10 @@ pub fn process(process: &Process, colours: Colours) -> String {
         row("launch failed", &format!("{} ({ago} ago, {})", failure.reason, failure.at));
     }
     for wait in &process.waiting_for {
-        let until = wait.until.as_ref().map(|until| format!(", until {until}"));
-        let until = until.unwrap_or_default();
-        row("waiting for", &format!("{}: {}{until}", wait.process, wait.reason));
+        let changes = wait.changes.as_ref().map(|at| format!(" until {at}"));
+        let limit = wait.until.as_ref().map(|at| format!(" (max_wait_secs: until {at})"));
+        let (changes, limit) = (changes.unwrap_or_default(), limit.unwrap_or_default());
+        row("waiting for", &format!("{}: {}{changes}{limit}", wait.process, wait.reason));
     }
     if let Some(degraded) = degraded(process) {
         row("degraded", &degraded);
@@ -185,7 +186,12 @@ fn line(text: &mut String, whole: &str) {
 }
 
 fn capabilities(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    match names.len() {
+        0 => "none".to_owned(),
+        // All of root's would fill eight lines.
+        count @ 9.. => format!("{count}, listed by status --json"),
+        _ => names.join(", "),
+    }
 }
 
 fn ebpf(status: &Status) -> String {

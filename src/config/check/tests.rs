@@ -768,3 +768,17 @@ fn survives(bytes: &[u8]) {
         }
     }
 }
+
+#[rstest]
+#[case::given("pid_file_directory: /x", "/x")]
+#[case::beside_faults("pid_file_directory: /x\nprocesses: 3\nbogus: 1", "/x")]
+#[case::not_given("processes: []", "/run/healer")]
+#[case::wrong("pid_file_directory: x", "/run/healer")]
+#[case::no_yaml("a: [", "/run/healer")]
+#[case::empty("", "/run/healer")]
+fn directory_of_the_socket_is_read_from_any_text(#[case] text: &str, #[case] directory: &str) {
+    let none = Environment::new();
+    assert_eq!(pid_file_directory(text.as_bytes(), &none), PathBuf::from(directory));
+    let variable = Environment::from([("pid_file_directory", "/y".to_owned())]);
+    assert_eq!(pid_file_directory(text.as_bytes(), &variable), PathBuf::from("/y"));
+}

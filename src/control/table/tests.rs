@@ -84,6 +84,8 @@ fn many() -> Vec<Process> {
         waiting_for: vec![Wait {
             process: "db".to_owned(),
             reason: "breaker-open".to_owned(),
+            changes: Some("2026-01-02T03:07:00.000Z".to_owned()),
+            until: Some("2026-01-02T03:04:30.000Z".to_owned()),
             ..Wait::default()
         }],
         ..in_state("api", "held", 12.0)
@@ -182,6 +184,15 @@ no processes are configured
     assert_eq!(super::status(&status, Colours::None), expected);
 }
 
+#[rstest]
+#[case(0, "none")]
+#[case(2, "CAP_0, CAP_1")]
+#[case(40, "40, listed by status --json")]
+fn few_capabilities_are_named(#[case] count: usize, #[case] expected: &str) {
+    let names: Vec<_> = (0..count).map(|number| format!("CAP_{number}")).collect();
+    assert_eq!(capabilities(&names), expected);
+}
+
 #[test]
 fn nothing_is_wider_than_100_columns_and_names_keep_their_beginning() {
     let mut worst = Process {
@@ -253,7 +264,9 @@ host fault    working_dir: /srv does not exist
 ";
     assert_eq!(process(&killed, Colours::None), expected);
     let text = process(held, Colours::None);
-    assert!(text.contains("\nwaiting for   db: breaker-open\n"), "{text}");
+    let waiting = "\nwaiting for   db: breaker-open until 2026-01-02T03:07:00.000Z \
+        (max_wait_secs: until 2026-01-02T03:04:30.000Z)\n";
+    assert!(text.contains(waiting), "{text}");
     let degraded =
         Process { degraded_without: vec!["cache".to_owned(), "log".to_owned()], ..up("web") };
     assert!(process(&degraded, Colours::None).contains("\ndegraded      without cache, log\n"));
