@@ -134,6 +134,17 @@ class Life(GuestTest):
         self.machine.start()
         self.assertEqual(self.boots, 1)
 
+    def test_boot_that_leads_nowhere_is_repeated(self) -> None:
+        self.failing_boots = 2
+        self.machine.succeed("true")
+        self.assertEqual(self.boots, 3)
+
+    def test_guest_that_never_boots_is_told(self) -> None:
+        self.failing_boots = 100
+        with self.assertRaisesRegex(Broken, "boot"):
+            self.machine.succeed("true")
+        self.assertEqual(self.boots, 3)
+
     def test_after_a_crash_it_is_another(self) -> None:
         self.machine.succeed("true")
         self.machine.crash()
