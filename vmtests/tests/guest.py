@@ -38,7 +38,8 @@ class StandIn:
         self.shell, guest = socket.socketpair()
         path = f"{directory}:{os.environ['PATH']}"
         self.process = subprocess.Popen(
-            ["bash", "-c", "exit" if silent else _BACKDOOR], stdin=guest, stdout=guest, stderr=subprocess.DEVNULL,
+            ["bash", "-c", "exit" if silent else _BACKDOOR],
+            stdin=guest, stdout=guest, stderr=subprocess.DEVNULL,
             env={**os.environ, "PATH": path}, cwd=directory,
         )  # fmt: skip
         guest.close()

@@ -187,6 +187,14 @@ class Agreement(GuestTest):
                 (one,) = scenario.all_in(self.directory)
                 self.assertEqual(scenario.faults(one), [f"line 1: {fault}"])
 
+    def test_scenario_of_the_newest_kernel_is_left_out_on_others(self) -> None:
+        for script, everywhere in {"pass": True, "# newest kernel: because.\npass": False}.items():
+            file = self.directory / "one.py"
+            file.write_text(script)
+            (one,) = scenario.all_in(self.directory)
+            self.assertTrue(one.concerns(newest=True))
+            self.assertEqual(one.concerns(newest=False), everywhere)
+
     def test_scenario_runs_with_the_names_it_expects(self) -> None:
         file = self.directory / "right.py"
         file.write_text(
