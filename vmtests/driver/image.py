@@ -72,7 +72,7 @@ def _make_root(packages: list[str], result: Path) -> None:
             "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}",
             f"--aptopt={settings}", "--dpkgopt=force-unsafe-io",
             *(f"--dpkgopt=path-exclude=/usr/share/{what}/*" for what in ("doc", "locale", "man")),
-            _SUITE, str(tar), mirror.of(_SUITE),
+            _SUITE, str(tar), f"deb {mirror.of(_SUITE)} {_SUITE} main",
         )  # fmt: skip
         # Renamed when whole, so that what is in the cache is.
         part = result.with_suffix(".part")

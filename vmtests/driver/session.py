@@ -115,7 +115,8 @@ class Session:
         directory.mkdir(parents=True)
         shutil.copy(self.results / "console.txt", directory / "console.txt")
         try:
-            for name, command in _EVIDENCE.items():
+            # Where it never came up, another boot would tell nothing of this one.
+            for name, command in _EVIDENCE.items() if machine.connected else ():
                 _, text = machine.execute(f"({command}) 2>&1", timeout=60)
                 (directory / name).write_text(text)
         except (Broken, Failed) as error:

@@ -1,5 +1,5 @@
-# What cannot live is not started again and again: the breaker opens, makes one trial per cooldown, and
-# closes when a trial lives.
+# What cannot live is not started again and again: the breaker opens, makes one trial per cooldown,
+# and closes when a trial lives.
 #
 # newest kernel: healer alone decides how often it tries.
 

@@ -1,5 +1,6 @@
 # The kernel does not say what its structures look like, so eBPF cannot be used: healer says so, and
-# heals all the same. Why a process ended that is not its child, it does not know, and does not guess.
+# heals all the same. Why a process ended that is not its child, it does not know, and does not
+# guess.
 
 
 def pid():

@@ -18,7 +18,7 @@ with subtest("as healer starts, the other waits until the dependency answers"):
     wait_for_start("app", 1)
 
 with subtest("both are killed: the same"):
-    machine.succeed(f"kill -KILL {pids('app')[-1]} {pids('db')[-1]}")
+    machine.succeed(f"kill -KILL {pids('db')[-1]} {pids('app')[-1]}")
     wait_for_start("app", 2)
 
 with subtest("the dependency alone is killed: the other is left alone"):
@@ -30,7 +30,7 @@ with subtest("the dependency alone is killed: the other is left alone"):
     machine.succeed(f"kill -0 {app[-1]}")
 
 with subtest("while the dependency does not get up, the other waits; then both are back"):
-    machine.succeed("touch /run/db.broken", f"kill -KILL {app[-1]} {pids('db')[-1]}", "sleep 5")
+    machine.succeed("touch /run/db.broken", f"kill -KILL {pids('db')[-1]} {app[-1]}", "sleep 5")
     assert pids("app") == app
     machine.succeed(
         "journalctl -t healer F_PROCESS=app F_DEPENDENCY=db -o cat | grep 'waits for a dependency'"

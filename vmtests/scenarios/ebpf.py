@@ -3,8 +3,9 @@
 
 
 def ends(command):
-    """Ends the process, which healer did not start, by a command, which has its PID in $pid; returns
-    how healer says that it ended. A restart of healer makes the next one such a process again."""
+    """Ends the process, which healer did not start, by a command, which has its PID in $pid;
+    returns how healer says that it ended. A restart of healer makes the next one such a process.
+    """
     return machine.succeed(
         f"""
         pid=$(cat /run/watched.pid)

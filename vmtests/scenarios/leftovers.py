@@ -1,5 +1,5 @@
-# nginx, started by hand: its master is killed, its workers live on and hold the port. They are ended,
-# and nginx is back on its port.
+# nginx, started by hand: its master is killed, its workers live on and hold the port. They are
+# ended, and nginx is back on its port.
 
 CONFIGURATION = """
 pid /run/healed-nginx.pid;

@@ -1,10 +1,11 @@
-# However a process ends, and whichever monitor watches it: it is back at once, once, and the log says
-# how it ended, and by whom.
+# However a process ends, and whichever monitor watches it: it is back at once, once, and the log
+# says how it ended, and by whom.
 
 
 def heals(name, end):
     """Ends the process by a command, which has its PID in $pid, and waits for the next instance;
-    returns how healer says that it ended."""
+    returns how healer says that it ended.
+    """
     return machine.succeed(
         f"""
         pid=$(cat /run/{name}.pid)

@@ -1,4 +1,4 @@
-# A container runs the same program, as the same user, with the same arguments. It is not the process.
+# A container runs the same program, as the same user, with the same arguments. It is another.
 
 
 def running(depth):

@@ -1,4 +1,4 @@
-# A process runs as its user, with no right of healer's; where that cannot be, it does not run at all.
+# A process runs as its user, with no right of healer's; where that cannot be, it does not run.
 
 
 def status(path):

@@ -134,6 +134,17 @@ class Life(GuestTest):
         self.machine.start()
         self.assertEqual(self.boots, 1)
 
+    def test_boot_that_leads_nowhere_is_repeated(self) -> None:
+        self.failing_boots = 2
+        self.machine.succeed("true")
+        self.assertEqual(self.boots, 3)
+
+    def test_guest_that_never_boots_is_told(self) -> None:
+        self.failing_boots = 100
+        with self.assertRaisesRegex(Broken, "boot"):
+            self.machine.succeed("true")
+        self.assertEqual(self.boots, 3)
+
     def test_after_a_crash_it_is_another(self) -> None:
         self.machine.succeed("true")
         self.machine.crash()
@@ -175,6 +186,14 @@ class Agreement(GuestTest):
                 file.with_suffix(".yaml").touch()
                 (one,) = scenario.all_in(self.directory)
                 self.assertEqual(scenario.faults(one), [f"line 1: {fault}"])
+
+    def test_scenario_of_the_newest_kernel_is_left_out_on_others(self) -> None:
+        for script, everywhere in {"pass": True, "# newest kernel: because.\npass": False}.items():
+            file = self.directory / "one.py"
+            file.write_text(script)
+            (one,) = scenario.all_in(self.directory)
+            self.assertTrue(one.concerns(newest=True))
+            self.assertEqual(one.concerns(newest=False), everywhere)
 
     def test_scenario_runs_with_the_names_it_expects(self) -> None:
         file = self.directory / "right.py"
