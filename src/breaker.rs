@@ -13,6 +13,10 @@ use std::collections::VecDeque;
 use crate::config::Breaker as Policy;
 use crate::event::Time;
 
+pub use self::memory::{Memory, Remembered};
+
+mod memory;
+
 /// One process's breaker.
 #[derive(Clone, Debug, Default)]
 pub struct Breaker {

@@ -340,7 +340,7 @@ pub enum State {
 }
 
 /// Somebody's wish that a process be left as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pause {
     /// Who wished so, in words: `root`, `uid 1000`.
     pub by: String,

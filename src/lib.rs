@@ -8,13 +8,15 @@ pub mod graph;
 pub mod config;
 
 // The data path, top to bottom. Monitors publish to the bus, recovery feeds the pure machines
-// (lifecycle, breaker, coordinator) and has instances launched.
+// (lifecycle, breaker, coordinator), keeps what they remember in files (state) and has instances
+// launched.
 pub mod instance;
 pub mod monitor;
 pub mod bus;
 pub mod coordinator;
 pub mod breaker;
 pub mod lifecycle;
+pub mod state;
 pub mod recovery;
 pub mod launch;
 

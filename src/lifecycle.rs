@@ -8,11 +8,15 @@
 use crate::config::{Process, Restart};
 use crate::event::{Change, Instance, Pause, State, Time};
 
+use self::memory::Recalled;
+pub use self::memory::{Memory, Running};
 use self::policy::{RELOOK_DOWN, RELOOK_SUCCESSOR, RELOOK_UNCLEAR, RESTOP};
 use self::standing::Standing;
+pub use self::standing::Why;
 pub use self::words::{Action, Input};
 
 mod end;
+mod memory;
 mod policy;
 mod requests;
 mod standing;
@@ -29,14 +33,17 @@ pub struct Lifecycle {
     row: u32,
     /// Whether the last failure is one that backoff delays.
     delayable: bool,
-    /// The instance that ended last, and when: what is left of it goes before the next launch.
-    last: Option<(Instance, Time)>,
+    /// The instance that ended last, and when, where that was seen: what is left of it goes before
+    /// the next launch.
+    last: Option<(Instance, Option<Time>)>,
     /// How often in a row it was looked at in vain.
     doubts: u32,
     /// Somebody wants it left as it is.
     paused: Option<Pause>,
     /// And, if something of it comes up, ended.
     stop_wanted: bool,
+    /// What an earlier healer knew of it, until a look tells what became of that.
+    recalled: Option<Recalled>,
     /// The state that the world was told last.
     told: State,
 }
@@ -62,6 +69,7 @@ impl Lifecycle {
                 doubts: 0,
                 paused: None,
                 stop_wanted: false,
+                recalled: None,
                 told,
             },
             actions,
@@ -75,7 +83,10 @@ impl Lifecycle {
         // Where an answer is due at once, that answer tells the move.
         if to != self.told && !self.standing.is_passing() {
             let from = std::mem::replace(&mut self.told, to.clone());
-            actions.push(Action::Tell(Change::Moved { from, to }));
+            // The answer to Stopped may be another move.
+            let stopped = actions.iter().position(|action| *action == Action::Stopped);
+            let at = stopped.unwrap_or(actions.len());
+            actions.insert(at, Action::Tell(Change::Moved { from, to }));
         }
         actions
     }
@@ -206,10 +217,10 @@ impl Lifecycle {
             }
 
             (Standing::Unknown { wanted, .. }, Input::Missing) => {
-                if self.paused.is_none() && (*wanted || process.autostart) {
-                    self.want_start(false)
-                } else {
-                    self.down(now)
+                let wanted = *wanted;
+                match self.recalled.take() {
+                    Some(recalled) => self.recalled_missing(process, recalled, now),
+                    None => self.none_runs(process, wanted, now),
                 }
             }
             (Standing::Unknown { wanted, .. }, Input::Unclear { reason }) => {
@@ -257,6 +268,7 @@ impl Lifecycle {
             // It is on its way by an operator's wish, or will be: that will be its trial.
             (_, Input::TrialDue) => {
                 self.trial = true;
+                self.permit_recalled();
                 vec![]
             }
             (_, Input::Proved) => {
@@ -299,7 +311,7 @@ impl Lifecycle {
                 let exit = exit.clone();
                 self.without_daemon(process, &exit, now)
             }
-            Standing::Up { .. } => self.healthy(),
+            Standing::Up { .. } => self.aged(process, now),
             _ => vec![],
         }
     }
@@ -311,15 +323,29 @@ impl Lifecycle {
         started: Time,
         now: Time,
     ) -> Vec<Action> {
-        let (launched, hung) = (None, None);
-        let ready = standing::ready_at(process, started, now, launched).is_some_and(|at| at <= now);
-        self.standing = Standing::Up { instance, since: started, held: now, ready, hung, launched };
+        let recalled = self.recalled.take();
+        let launched = recalled.as_ref().and_then(|recalled| recalled.launched(instance, started));
+        let (since, held, hung, found) = (started, now, None, true);
+        let ready = standing::ready_at(process, since, held, found).is_some_and(|at| at <= now);
+        self.standing = Standing::Up { instance, since, held, ready, hung, launched, found };
         (self.row, self.doubts) = (0, 0);
         let mut actions = vec![Action::Tell(Change::Adopted(instance)), Action::Running];
         if ready {
             actions.push(Action::Ready);
         }
+        if let Some(recalled) = recalled {
+            actions.extend(self.go_on_ending(&recalled, instance));
+        }
         actions
+    }
+
+    /// A look found that none runs.
+    fn none_runs(&mut self, process: &Process, wanted: bool, now: Time) -> Vec<Action> {
+        if self.paused.is_none() && (wanted || process.autostart) {
+            self.want_start(false)
+        } else {
+            self.down(now)
+        }
     }
 
     /// It is down, and nothing is under way; only the breaker may have another word.

@@ -28,6 +28,7 @@ use crate::monitor::{self, network, pid};
 use crate::preflight::{self, HostFault};
 use crate::recovery::{self, Recovery, Senses};
 use crate::signals::{Asked, Signals};
+use crate::state;
 
 use self::control::Control;
 use self::kernel_side::{KernelSide, Running};
@@ -38,6 +39,7 @@ use self::tasks::{Tasks, outcome};
 mod control;
 mod kernel_side;
 mod lock;
+mod own;
 mod readiness;
 mod tasks;
 
@@ -78,7 +80,8 @@ pub fn run(path: &Path, reader: &Reader, foreground: bool) -> anyhow::Result<()>
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
-        raise_descriptor_limit();
+        own::raise_descriptor_limit();
+        own::lower_oom_score();
         let control = control::open(&loaded.config.pid_file_directory);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -150,6 +153,12 @@ impl Daemon {
         let senses = Senses { monitors: orders, causes, wall };
         let (recovery, handle) = Recovery::new(self.launcher.clone(), bus.clone(), senses)
             .context("cannot set up recovery")?;
+        // Before any monitor looks, who is whose by the record is known.
+        let enabled = self.config.processes.iter().filter(|process| process.enabled);
+        let (keeper, memories) =
+            state::open(&self.config.pid_file_directory, enabled.map(|process| &process.name))
+                .context("cannot start the thread that writes healer's state")?;
+        let recovery = recovery.remembering(keeper, memories);
         let mut tasks = Tasks::new(tokio::spawn(recovery.run()), monitors);
         let mut control = Control::serve(
             control,
@@ -385,16 +394,6 @@ fn report_refusal(error: &LoadError) {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             error!(%error, cause, "reload refused; the configuration is as before");
         }
-    }
-}
-
-/// Each guarded instance is held by a descriptor; launched programs get the recorded limit back.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        warn!(%error, "cannot raise the limit of open files");
     }
 }
 

@@ -80,11 +80,21 @@ pub fn left_of(
     }
     let table = Table::snapshot()?;
     let mut left = Vec::new();
-    for row in rows_left(&table, instance).filter(|row| !belongs_to(row, &table, guarded)) {
+    for row in shown_left(&table, instance, guarded) {
         let held = Held::open_exactly(row.instance)?;
         left.extend(held.filter(|held| held.session() == instance.pid));
     }
     Ok(left)
+}
+
+/// Who is left of an instance that ended, as a snapshot shows it; nobody that `guarded` tells, nor
+/// what descends from them.
+pub fn shown_left<'a>(
+    table: &'a Table,
+    instance: Instance,
+    guarded: &dyn Fn(Instance) -> bool,
+) -> impl Iterator<Item = &'a Row> {
+    rows_left(table, instance).filter(move |row| !belongs_to(row, table, guarded))
 }
 
 /// Whether a process, or one that it descends from, is told by `guarded`.

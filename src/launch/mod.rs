@@ -17,8 +17,9 @@ use self::output::Outputs;
 use self::word::Word;
 use crate::clock;
 use crate::config::{Config, OutputFile, Process};
-use crate::event::{Pid, ProcessName};
+use crate::event::{Instance, Pid, ProcessName};
 use crate::instance::Held;
+use crate::instance::table::Row;
 
 mod head;
 mod identity;
@@ -32,6 +33,14 @@ mod word;
 pub use self::output::{is_journal, rotate};
 pub use self::spec::Baseline;
 pub use self::staged::{Going, Staged};
+
+/// Whether this process is a stage still, of whichever healer's: it has not become its program.
+#[must_use]
+pub fn is_stage(instance: Instance) -> bool {
+    let command_line = std::fs::read(format!("/proc/{}/cmdline", instance.pid)).unwrap_or_default();
+    let is_named_so = command_line.split(|byte| *byte == 0).next() == Some(stage::NAME.to_bytes());
+    is_named_so && matches!(Row::read(instance.pid), Ok(Some(row)) if row.instance == instance)
+}
 
 /// The running binary, also after an upgrade has replaced the file.
 const OWN_BINARY: &str = "/proc/self/exe";

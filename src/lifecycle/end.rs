@@ -5,7 +5,7 @@ use crate::event::{Change, End, Exit, Time};
 
 use super::Lifecycle;
 use super::policy::{RELOOK_DOWN, RELOOK_SUCCESSOR, RESTOP, ended_by_itself, is_failure};
-use super::standing::{Standing, Why};
+use super::standing::{Standing, Why, ready_at};
 use super::words::{Action, Input};
 
 impl Lifecycle {
@@ -56,6 +56,17 @@ impl Lifecycle {
         }
     }
 
+    /// It has lived for so long that it is ready, or that no daemon will come out of it.
+    pub(super) fn aged(&mut self, process: &Process, now: Time) -> Vec<Action> {
+        let Standing::Up { since, held, ready, hung, launched, found, .. } = &mut self.standing
+        else {
+            return vec![];
+        };
+        *launched = launched.filter(|at| now < at.after(process.recovery.start_timeout));
+        let is_ready = ready_at(process, *since, *held, *found).is_some_and(|at| at <= now);
+        if !*ready && hung.is_none() && is_ready { self.healthy() } else { vec![] }
+    }
+
     /// It is ready: it lived, or answered, as it should.
     pub(super) fn healthy(&mut self) -> Vec<Action> {
         let Standing::Up { ready, hung, .. } = &mut self.standing else { return vec![] };
@@ -94,7 +105,7 @@ impl Lifecycle {
     /// What was to be ended has ended.
     pub(super) fn stopped(&mut self, process: &Process, exit: Exit, now: Time) -> Vec<Action> {
         let Standing::Stopping { instance, why, .. } = &self.standing else { return vec![] };
-        self.last = Some((*instance, now));
+        self.last = Some((*instance, Some(now)));
         self.delayable = false;
         let is_hung = matches!(why, Why::Hung { .. });
         let stays_down = matches!(why, Why::Stop { .. });
@@ -115,16 +126,21 @@ impl Lifecycle {
     }
 
     pub(super) fn ended(&mut self, process: &Process, exit: Exit, now: Time) -> Vec<Action> {
-        let Standing::Up { instance, ready, launched, .. } = self.standing else { return vec![] };
-        self.last = Some((instance, now));
+        let Standing::Up { instance, ready, launched, found, .. } = self.standing else {
+            return vec![];
+        };
+        self.last = Some((instance, Some(now)));
         let tell = Action::Tell(Change::Ended { instance, exit: Box::new(exit.clone()) });
+        // Of one that an earlier healer launched, an unknown end may be an exit 0.
+        let may_be_zero = exit.end.map_or(found, |end| end == End::Code(0));
         if let Some(launched_at) = launched
-            && exit.end == Some(End::Code(0))
+            && may_be_zero
             && now < launched_at.after(process.recovery.start_timeout)
         {
             // Not at once: a double fork may be half done.
             let look_at = now.after(RELOOK_SUCCESSOR.initial);
-            self.delayable = !ready;
+            // Of a daemon that did not come to this healer, only a look in full can tell.
+            self.delayable = !ready || found;
             let (launched, looks) = (instance, 0);
             self.standing = Standing::Succession { launched, launched_at, exit, looks, look_at };
             return vec![tell];

@@ -38,6 +38,7 @@ impl Lifecycle {
             }
             Request::Resume => self.resume(process),
             Request::Restart => {
+                self.permit_recalled();
                 let mut actions = self.resume(process);
                 actions.extend(self.restart(format!("asked for by {by}")));
                 actions
@@ -45,6 +46,7 @@ impl Lifecycle {
             Request::Reset => {
                 self.row = 0;
                 self.trial = false;
+                self.permit_recalled();
                 match self.standing {
                     Standing::Refused { .. } if self.paused.is_some() => self.down(now),
                     Standing::Refused { .. } | Standing::BackingOff { .. } => self.want_start(true),
@@ -97,10 +99,11 @@ impl Lifecycle {
             return vec![];
         }
         self.stop_wanted = false;
+        self.resume_recalled();
         match &mut self.standing {
             Standing::Down { .. } => self.want_start(true),
-            Standing::Stopping { why: why @ Why::Stop { .. }, .. } => {
-                *why = Why::Restart { reason: "resumed".to_owned() };
+            Standing::Stopping { why, .. } => {
+                why.resume();
                 vec![]
             }
             // What its probes said meanwhile was only noted.

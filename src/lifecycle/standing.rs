@@ -58,8 +58,11 @@ pub(super) enum Standing {
         ready: bool,
         /// Why its probes fail, where nothing may be done about it.
         hung: Option<String>,
-        /// When healer launched it; `None` for an adopted one.
+        /// When healer launched it, this one or one before; `None` where others started it, and once
+        /// it has lived for so long that no daemon will come out of it.
         launched: Option<Time>,
+        /// It ran before this healer took hold of it.
+        found: bool,
     },
     /// Only watched; what its probe says, once it has said something.
     Remote {
@@ -74,17 +77,33 @@ pub(super) enum Standing {
 }
 
 /// Why an instance is being ended, and what follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
     /// Its probes fail: a failure, as if it had died.
-    Hung { reason: String },
+    Hung {
+        /// Why the last one failed.
+        reason: String,
+    },
     /// It was asked for, or a dependency was restarted: started again, which costs no budget.
-    Restart { reason: String },
+    Restart {
+        /// By whom, or because of whom, in words.
+        reason: String,
+    },
     /// An operator wants it down.
-    Stop { by: String },
+    Stop {
+        /// Who, in words.
+        by: String,
+    },
 }
 
 impl Why {
+    /// It is no longer to stay down.
+    pub(super) fn resume(&mut self) {
+        if matches!(self, Self::Stop { .. }) {
+            *self = Self::Restart { reason: "resumed".to_owned() };
+        }
+    }
+
     fn words(&self) -> String {
         match self {
             Self::Hung { reason } => format!("hung: {reason}"),
@@ -155,12 +174,15 @@ impl Standing {
             Self::Succession { launched_at, look_at, .. } => {
                 Some(launched_at.after(process.recovery.start_timeout).min(*look_at))
             }
-            Self::Up { ready: false, hung: None, since, held, launched, .. } => {
-                ready_at(process, *since, *held, *launched)
+            Self::Up { ready, hung, since, held, found, launched, .. } => {
+                let ready = (!ready && hung.is_none())
+                    .then(|| ready_at(process, *since, *held, *found))
+                    .flatten();
+                let settled = launched.map(|at| at.after(process.recovery.start_timeout));
+                ready.into_iter().chain(settled).min()
             }
             Self::Stopping { stuck, .. } => stuck.as_ref().map(|(_, again)| *again),
-            Self::Up { .. }
-            | Self::Remote { .. }
+            Self::Remote { .. }
             | Self::Judged
             | Self::Refused { .. }
             | Self::Awaiting { .. }
@@ -172,17 +194,12 @@ impl Standing {
 }
 
 /// When an instance is ready by time alone. One that is probed is ready when its probe says so; but
-/// of an adopted one, which ran before healer did, that is believed after one time-out, so that a
-/// restart of healer holds nobody back.
-pub(super) fn ready_at(
-    process: &Process,
-    since: Time,
-    held: Time,
-    launched: Option<Time>,
-) -> Option<Time> {
+/// of one that was `found`, and ran before healer did, that is believed after one time-out, so that
+/// a restart of healer holds nobody back.
+pub(super) fn ready_at(process: &Process, since: Time, held: Time, found: bool) -> Option<Time> {
     match process.probe_timeout() {
         None => Some(since.after(process.ready_after)),
-        Some(timeout) if launched.is_none() => Some(held.after(timeout)),
+        Some(timeout) if found => Some(held.after(timeout)),
         Some(_) => None,
     }
 }

@@ -80,7 +80,7 @@ impl Lifecycle {
     }
 
     pub(super) fn launched(&mut self, instance: Instance, now: Time) -> Vec<Action> {
-        let outage = self.last.map(|(_, ended)| now.since(ended));
+        let outage = self.last.and_then(|(_, ended)| ended).map(|ended| now.since(ended));
         self.doubts = 0;
         self.up(instance, now, now, outage)
     }
@@ -93,8 +93,9 @@ impl Lifecycle {
         now: Time,
         outage: Option<Duration>,
     ) -> Vec<Action> {
-        let (ready, hung, launched) = (false, None, Some(launched));
-        self.standing = Standing::Up { instance, since: now, held: now, ready, hung, launched };
+        let (since, held, launched) = (now, now, Some(launched));
+        let (ready, hung, found) = (false, None, false);
+        self.standing = Standing::Up { instance, since, held, ready, hung, launched, found };
         let mut actions = vec![Action::Tell(Change::Started { instance, outage }), Action::Running];
         if let Some(pause) = self.paused.as_ref().filter(|_| self.stop_wanted) {
             let by = pause.by.clone();
@@ -112,7 +113,7 @@ impl Lifecycle {
         now: Time,
     ) -> Vec<Action> {
         let mut actions = self.judge(process, exit, now);
-        if self.delayable && self.standing == Standing::Judged {
+        if self.delayable && exit.end.is_some() && self.standing == Standing::Judged {
             let reason = "exited 0 without leaving a daemon".to_owned();
             actions.insert(0, Action::Tell(Change::LaunchFailed { reason }));
         }

@@ -169,6 +169,9 @@ fn alive_for_ready_after_is_ready() {
     assert_eq!(life.at(999, Input::Tick), []);
     assert_eq!(life.at(1_000, Input::Tick), [Action::Ready]);
     assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: true });
+    // Until then, a daemon may come out of it.
+    assert_eq!(life.inner.next_deadline(&life.process), Some(at(10_000)));
+    assert_eq!(life.at(10_000, Input::Tick), []);
     assert_eq!(life.inner.next_deadline(&life.process), None);
 }
 

@@ -12,18 +12,21 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tracing::{debug, error};
 
 use crate::bus::{Bus, Received, Receiver};
 use crate::clock::{self, WallClock};
+use crate::config::Process;
 use crate::event::{Change, Event, Instance, Observation, ProcessName, What as Said};
 use crate::instance::Held;
 use crate::instance::left::{self, Stuck};
 use crate::instance::reaper;
-use crate::launch::{LaunchError, Launcher};
+use crate::launch::{LaunchError, Launcher, Staged};
 use crate::lifecycle::Input;
 use crate::monitor::ebpf::Causes;
 use crate::monitor::{self, Orders};
+use crate::state::Keeper;
 use crate::wake::Woken;
 
 use self::guards::{Ended, Guards};
@@ -33,6 +36,7 @@ use self::plan::{Order, Plan, What};
 mod guards;
 mod handle;
 mod journal;
+mod memory;
 pub mod plan;
 mod sight;
 pub mod status;
@@ -79,6 +83,8 @@ pub struct Recovery {
     orders: VecDeque<Order>,
     /// Looks that are asked for and not yet done: one pass over `/proc` serves them all.
     looks: Vec<ProcessName>,
+    /// Takes what is to be remembered, where something is.
+    keeper: Option<Keeper>,
 }
 
 /// What the shell keeps of one process.
@@ -88,6 +94,14 @@ struct Slot {
     last: Option<(Instance, bool)>,
     /// The last instance that was launched.
     launched: Option<Instance>,
+    /// The last instance was guarded by an earlier healer, and nobody saw its end.
+    unseen: bool,
+    /// This one may have exited 0 soon after its launch: what is left of it may be its daemon.
+    may_be_parent: Option<Instance>,
+    /// A snapshot has shown that nothing is left of this one.
+    nothing_left_of: Option<Instance>,
+    /// The stage that an earlier healer told to go, as far as is known.
+    recalled_stage: Option<Instance>,
     /// The clearing or launch under way.
     task: Option<(Ticket, AbortHandle)>,
 }
@@ -99,8 +113,19 @@ type Ticket = u64;
 #[derive(Debug)]
 enum Outcome {
     Cleared(Result<(), Stuck>),
-    Stopped { instance: Instance, result: Result<(), Stuck> },
-    Launched { stage: Instance, result: Result<Held, LaunchError> },
+    Stopped {
+        instance: Instance,
+        result: Result<(), Stuck>,
+    },
+    /// That the stage may become an instance is written down.
+    Staged {
+        staged: Staged,
+        deadline: Instant,
+    },
+    Launched {
+        stage: Instance,
+        result: Result<Held, LaunchError>,
+    },
 }
 
 impl Recovery {
@@ -130,6 +155,7 @@ impl Recovery {
             lagged_again: false,
             orders: VecDeque::new(),
             looks: Vec::new(),
+            keeper: None,
         };
         Ok((recovery, handle))
     }
@@ -146,7 +172,7 @@ impl Recovery {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
-                    None => return Ok(()),
+                    None => break,
                 },
                 woken = self.guards.next() => {
                     for woken in woken? {
@@ -171,9 +197,21 @@ impl Recovery {
                 received = self.observations.recv() => self.received(received),
             }
             self.look_around();
+            self.remember();
             // What came up while looking is looked at in the next turn, after what else happened.
             let soon = (!self.looks.is_empty()).then(clock::now);
             self.guards.set_alarm(soon.or_else(|| self.plan.next_deadline()))?;
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    /// Writes down what is to be remembered. A launch that had no `go` yet ends with its task.
+    async fn end(mut self) {
+        self.tasks.shutdown().await;
+        self.remember();
+        if let Some(keeper) = self.keeper.take() {
+            keeper.finish().await;
         }
     }
 
@@ -219,6 +257,7 @@ impl Recovery {
     }
 
     fn ended(&mut self, Ended { process, instance, exit, held }: Ended) {
+        self.note_end(&process, instance, &exit);
         self.feed(&process, Input::Ended { instance, exit });
         // Only now: closing it takes its time, and what follows from the end does not wait for that.
         drop(held);
@@ -285,6 +324,10 @@ impl Recovery {
             Outcome::Stopped { instance, result: Err(stuck) } => {
                 self.feed(name, Input::Stuck { instance, reason: chain(&stuck) });
             }
+            Outcome::Staged { staged, .. } if !current => {
+                self.guards.forget(staged.held().instance());
+            }
+            Outcome::Staged { staged, deadline } => self.go(name, staged, deadline),
             Outcome::Launched { result: Ok(held), .. } => {
                 let instance = held.instance();
                 self.slots.entry(name.clone()).or_default().launched = Some(instance);
@@ -353,7 +396,9 @@ impl Recovery {
     fn prepare(&mut self, name: &ProcessName, last: Option<Instance>, look: bool) {
         let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
         let child = self.slots.get(name).and_then(|slot| slot.last).is_some_and(|(_, child)| child);
-        let left = match last.filter(|_| process.stop.leftovers) {
+        let nothing_left =
+            last.is_some() && last == self.slots.get(name).and_then(|slot| slot.nothing_left_of);
+        let left = match last.filter(|_| process.stop.leftovers && !nothing_left) {
             Some(last) => {
                 let known = |pid| self.guards.knows_child(pid);
                 let guarded = |one| self.guards.owner(one).is_some();
@@ -367,6 +412,9 @@ impl Recovery {
             }
             None => vec![],
         };
+        if let Some(reason) = last.and_then(|last| self.doubt_held(&process, last, &left)) {
+            return self.feed(name, Input::Unclear { reason });
+        }
         // What looks like a leftover may be the successor (nginx's upgraded master); and what was
         // not looked at for a while may have been started by somebody else.
         let seen = if look || !left.is_empty() {
@@ -413,32 +461,55 @@ impl Recovery {
 
     fn launch(&mut self, name: &ProcessName) {
         let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
-        // One that it depends on may have ended a moment ago, and nobody was woken by that yet.
+        if !self.is_free(&process) {
+            return self.feed(name, Input::Postponed);
+        }
+        let deadline = Instant::now() + process.recovery.start_timeout;
+        match self.launcher.spawn(&process) {
+            Ok(staged) => {
+                let stage = staged.held().instance();
+                self.guards.expect(stage);
+                match self.remember_stage(name, stage) {
+                    // It is written while the stage comes up, which takes longer.
+                    Some(written) => self.start_task(name, async move {
+                        written.await;
+                        Outcome::Staged { staged, deadline }
+                    }),
+                    None => self.go(name, staged, deadline),
+                }
+            }
+            Err(error) => self.launch_failed(name, &error),
+        }
+    }
+
+    /// Lets the stage become the next instance.
+    fn go(&mut self, name: &ProcessName, staged: Staged, deadline: Instant) {
+        let stage = staged.held().instance();
+        let Some(process) = self.plan.process(name).map(Arc::clone) else { return };
+        if !self.is_free(&process) {
+            self.guards.forget(stage);
+            return self.feed(name, Input::Postponed);
+        }
+        match staged.go() {
+            Ok(going) => self.start_task(name, async move {
+                Outcome::Launched { stage, result: going.executed(deadline).await }
+            }),
+            Err(error) => {
+                self.guards.forget(stage);
+                self.launch_failed(name, &error);
+            }
+        }
+    }
+
+    /// Whether what a process depends on allows its start at this moment.
+    fn is_free(&mut self, process: &Process) -> bool {
+        // One of those may have ended a moment ago, and nobody was woken by that yet.
         for dependency in &process.dependencies {
             if let Ok(Some(ended)) = self.guards.ended_unnoticed(&dependency.target) {
                 self.ended(ended);
             }
         }
-        if !self.plan.may_start(name) {
-            return self.feed(name, Input::Postponed);
-        }
-        let deadline = tokio::time::Instant::now() + process.recovery.start_timeout;
-        match self.launcher.spawn(&process) {
-            Ok(staged) => {
-                let stage = staged.held().instance();
-                self.guards.expect(stage);
-                match staged.go() {
-                    Ok(going) => self.start_task(name, async move {
-                        Outcome::Launched { stage, result: going.executed(deadline).await }
-                    }),
-                    Err(error) => {
-                        self.guards.forget(stage);
-                        self.launch_failed(name, &error);
-                    }
-                }
-            }
-            Err(error) => self.launch_failed(name, &error),
-        }
+        self.plan.may_start(&process.name)
     }
 
     /// Starts a task for a process, in the place of the one under way.

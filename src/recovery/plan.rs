@@ -6,14 +6,15 @@
 //! how many launches go on at a time, and that all wait when the node itself is at fault. The
 //! simulation in `tests.rs` drives exactly this.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::breaker::{Answer, Breaker, Turn};
 use crate::config::{Config, Process};
 use crate::coordinator::{self, Coordinator};
-use crate::event::{Change, ProcessName, Request, Time};
+use crate::event::{Change, Instance, ProcessName, Request, Time};
 use crate::lifecycle::{Action, Input, Lifecycle};
+use crate::state::memory::Memory;
 
 use super::status::Record;
 
@@ -21,6 +22,7 @@ pub use self::orders::{Order, What};
 use self::pace::Pace;
 
 mod answers;
+mod memory;
 mod orders;
 mod pace;
 mod waiting;
@@ -35,6 +37,10 @@ pub struct Plan {
     /// What the coordinator wants, not carried out yet.
     inputs: VecDeque<(ProcessName, Input)>,
     pace: Pace,
+    /// What an earlier healer knew, of entries that are still to come.
+    recalled: HashMap<ProcessName, Memory>,
+    /// Entries whose machines moved, or that left, since somebody asked.
+    touched: BTreeSet<ProcessName>,
 }
 
 #[derive(Debug)]
@@ -46,6 +52,8 @@ struct Entry {
     deadline: Option<Time>,
     /// Its next start is one of many that one dependency allowed.
     in_crowd: bool,
+    /// The process that is to become its next instance.
+    stage: Option<Instance>,
     /// No longer configured, but its launch is under way; gone when that ends.
     leaving: bool,
     /// What takes its place then: an entry of the same name and of another kind.
@@ -62,6 +70,8 @@ impl Plan {
             coordinator: Coordinator::default(),
             inputs: VecDeque::new(),
             pace: Pace::new(),
+            recalled: HashMap::new(),
+            touched: BTreeSet::new(),
         }
     }
 
@@ -102,6 +112,7 @@ impl Plan {
             entries.get(name).map_or(coordinator::UNSEEN, |entry| waiting::standing(&entry.life))
         };
         let words = self.coordinator.reload(config, standing, now);
+        self.recalled.clear();
         self.listen(words, &mut orders);
         self.conclude(now, &mut orders);
         orders
@@ -198,6 +209,7 @@ impl Plan {
         }
         if was_launching && !entry.life.is_launching() {
             self.pace.launched();
+            entry.stage = None;
             if spawned {
                 self.pace.node_works();
             }
@@ -323,14 +335,15 @@ impl Plan {
     }
 
     fn enter(&mut self, process: &Arc<Process>, now: Time, orders: &mut Vec<Order>) {
-        let (life, actions) = Lifecycle::new(process, now);
+        let (life, breaker, actions) = self.begin(process, now);
         let entry = Entry {
             process: Arc::clone(process),
             life,
-            breaker: Breaker::default(),
+            breaker,
             record: Record::new(now),
             deadline: None,
             in_crowd: false,
+            stage: None,
             leaving: false,
             successor: None,
         };
@@ -356,12 +369,14 @@ impl Plan {
             self.deadlines.remove(&(deadline, name.clone()));
         }
         self.pace.forget(name);
+        self.touched.insert(name.clone());
         vec![Order { process: name.clone(), what: What::Release }]
     }
 
     /// Notes when this entry's machines next need to be told the time.
     fn arm(&mut self, name: &ProcessName) {
         let Some(entry) = self.entries.get_mut(name) else { return };
+        self.touched.insert(name.clone());
         let life = entry.life.next_deadline(&entry.process);
         let breaker = entry.breaker.next_deadline(&entry.process.recovery.breaker);
         let deadline = life.into_iter().chain(breaker).min();

@@ -24,7 +24,9 @@ impl Recovery {
         let names: BTreeSet<ProcessName> = self.looks.drain(..).collect();
         let processes: Vec<Arc<Process>> =
             names.iter().filter_map(|name| self.plan.process(name).cloned()).collect();
-        for (process, seen) in processes.iter().zip(self.see(&processes)) {
+        let mut seen = self.see(&processes);
+        self.consider_unseen(&processes, &mut seen);
+        for (process, seen) in processes.iter().zip(seen) {
             self.feed_sight(&process.name, seen);
         }
     }
@@ -52,7 +54,8 @@ impl Recovery {
     /// Whether this is left of an instance that healer guarded until it ended.
     fn is_left(&self, one: Instance) -> bool {
         let Ok(Some(row)) = Row::read(one.pid) else { return false };
-        self.slots.values().filter_map(|slot| slot.last).any(|(last, _)| {
+        self.slots.values().filter(|slot| slot.may_be_parent.is_none()).any(|slot| {
+            let Some((last, _)) = slot.last else { return false };
             last.pid == row.session
                 && last != one
                 && last.start_ticks <= one.start_ticks
@@ -62,6 +65,9 @@ impl Recovery {
 
     /// What a PID file says of a living process; no pass over `/proc`.
     pub(super) fn glance(&self, process: &Process) -> Option<Observation> {
+        if let Some(stage) = self.still_a_stage(&process.name) {
+            return Some(stage);
+        }
         let slot = self.slots.get(&process.name);
         let known = Known {
             held: slot.and_then(|slot| slot.last).map(|(instance, _)| instance),
@@ -128,7 +134,9 @@ impl Recovery {
     pub(super) fn take_hold(&mut self, name: &ProcessName, held: Held) {
         let instance = held.instance();
         let child = self.guards.take(name, held);
-        self.slots.entry(name.clone()).or_default().last = Some((instance, child));
+        let slot = self.slots.entry(name.clone()).or_default();
+        slot.may_be_parent = slot.may_be_parent.filter(|recalled| *recalled == instance);
+        (slot.last, slot.unseen, slot.recalled_stage) = (Some((instance, child)), false, None);
         self.tell_monitors(&monitor::Command::Held(name.clone(), instance));
     }
 
@@ -143,6 +151,8 @@ impl Recovery {
         let known = |one: Instance| self.guards.owner(one).is_some() || known_child(one.pid);
         if let Some(instance) = reaper::successor(launched, &process, &known, &table) {
             self.guard(name, instance);
+        } else if let Some(instance) = self.heir(&process, launched) {
+            self.guard(name, instance);
         } else if let Some(daemon) = dead_by_pid_file(&process, launched, self.wall, &known_child) {
             // What it left is left of the session that it led.
             self.slots.entry(name.clone()).or_default().last = Some((daemon, false));
@@ -151,6 +161,22 @@ impl Recovery {
         } else if !reaper::may_have_left(launched, &known_child) {
             self.feed(name, Input::NoSuccessor);
         }
+    }
+
+    /// The daemon that came out of a launch of an earlier healer, whose orphans do not come to this
+    /// one: of its session, whoever descends from none of the others; of several, the oldest.
+    fn heir(&self, process: &Process, launched: Instance) -> Option<Instance> {
+        let slot = self.slots.get(&process.name)?;
+        if slot.last != Some((launched, false)) || slot.may_be_parent.is_some() {
+            return None;
+        }
+        let guarded = |one| self.guards.owner(one).is_some();
+        let left = left::left_of(launched, None, &guarded).ok()?;
+        let rows: Vec<Row> =
+            left.iter().filter_map(|held| Row::read(held.instance().pid).ok().flatten()).collect();
+        let descends = |row: &Row| rows.iter().any(|above| above.instance.pid == row.parent);
+        let tops = rows.iter().filter(|row| !descends(row)).map(|row| row.instance);
+        tops.min_by_key(|one| (one.start_ticks, one.pid))
     }
 }
 

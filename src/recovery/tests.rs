@@ -11,6 +11,7 @@ use super::plan::{Order, Plan, What};
 use crate::config::{Config, Dependency, DependencyKind, OnFailure, Process, fixture};
 use crate::event::{Change, End, Exit, Instance, Pid, ProcessName, Request, Signal, State, Time};
 use crate::lifecycle::Input;
+use crate::state::memory::Memory;
 
 /// Something that befalls the simulated machine.
 #[derive(Clone, Debug)]
@@ -35,6 +36,9 @@ enum Fate {
     DependencyRestarted(usize),
     /// The configuration has these dependencies from now on.
     Rewired(Graph),
+    /// healer is killed, and started again so many milliseconds later. Launches under way come to
+    /// their exec or not, and some instances end meanwhile.
+    HealerKilled { launches_exec: bool, ended: Vec<usize>, away: u64 },
 }
 
 /// Of `cache` on `db`, of `web` on `db`, of `web` on `cache`.
@@ -53,12 +57,19 @@ enum Luck {
 struct Question {
     process: ProcessName,
     what: What,
+    /// Of a launch: the stage that becomes the instance.
+    stage: Option<Instance>,
 }
 
 /// What a process did, for judging by the promises afterwards.
 #[derive(Default)]
 struct Record {
     running: Option<Instance>,
+    /// What ran when healer was killed.
+    recalled: Option<Instance>,
+    /// It came to its exec while healer was being killed, and no healer has seen it since. If it ends
+    /// before one does, that start goes uncounted: nobody can tell it from one that never was.
+    unseen: Option<Instance>,
     last_dead: Option<Instance>,
     /// Launches because of a failure in the present Closed period.
     restarts: Vec<Time>,
@@ -75,6 +86,15 @@ struct Record {
 }
 
 impl Record {
+    fn ends(&mut self) -> Option<Instance> {
+        let ended = self.running.take()?;
+        self.last_dead = Some(ended);
+        if self.unseen.take() == Some(ended) {
+            self.take_back_launch();
+        }
+        Some(ended)
+    }
+
     /// The node did not let the launch happen: it will be ordered again.
     fn take_back_launch(&mut self) {
         match &mut self.breaker {
@@ -116,6 +136,8 @@ struct World {
     configured: Vec<bool>,
     records: BTreeMap<ProcessName, Record>,
     questions: Vec<Question>,
+    /// What is remembered, as it is written.
+    files: BTreeMap<ProcessName, Vec<u8>>,
     now: Time,
     next_pid: i32,
 }
@@ -133,6 +155,7 @@ impl World {
             configured,
             records,
             questions: vec![],
+            files: BTreeMap::new(),
             now: Time(1),
             next_pid: 100,
         };
@@ -204,10 +227,40 @@ impl World {
                 | What::Stop { .. } => {
                     // As in the shell: a new question makes the last one of this process void.
                     self.questions.retain(|question| question.process != process);
-                    self.questions.push(Question { process, what });
+                    let stage = (what == What::Launch).then(|| self.instance());
+                    self.plan.staged(&process, stage);
+                    self.questions.push(Question { process, what, stage });
                 }
             }
         }
+        for name in self.plan.take_touched() {
+            match self.plan.memory(&name) {
+                Some(memory) => self.files.insert(name, memory.encode(self.now)),
+                None => self.files.remove(&name),
+            };
+        }
+    }
+
+    /// Another healer takes over, by what the one before has written.
+    fn restart(&mut self, launches_exec: bool) {
+        for Question { process, stage, .. } in std::mem::take(&mut self.questions) {
+            let Some(stage) = stage else { continue };
+            if launches_exec {
+                let record = self.record(&process);
+                (record.running, record.unseen) = (Some(stage), Some(stage));
+            } else {
+                self.record(&process).take_back_launch();
+            }
+        }
+        for record in self.records.values_mut() {
+            record.recalled = record.running;
+        }
+        let read = |(name, text): (&ProcessName, &Vec<u8>)| {
+            let (memory, _) = Memory::decode(text).expect("it is what was written");
+            (name.clone(), memory)
+        };
+        self.plan = Plan::recalling(self.files.iter().map(read));
+        self.reload();
     }
 
     /// P2 and P4, at the moment of each order.
@@ -267,7 +320,12 @@ impl World {
             What::Tell(Change::Ended { .. } | Change::LaunchFailed { .. }) => {
                 record.failed = !record.paused;
             }
-            What::Tell(Change::Started { .. } | Change::Adopted(_)) => record.asked = false,
+            What::Tell(Change::Started { .. }) => record.asked = false,
+            // What was asked of an instance holds on with the next healer.
+            What::Tell(Change::Adopted(instance)) => {
+                record.asked &= record.recalled.take() == Some(*instance);
+                record.unseen = None;
+            }
             What::Tell(Change::BreakerOpened { until, .. } | Change::BreakerReopened { until }) => {
                 assert!(until.since(now) >= policy.cooldown, "{name}: Open for too short a time");
                 record.breaker = Phase::Open(*until);
@@ -322,7 +380,7 @@ impl World {
         if self.questions.is_empty() {
             return;
         }
-        let Question { process: name, what } = self.questions.remove(0);
+        let Question { process: name, what, stage } = self.questions.remove(0);
         let running = self.records[&name].running;
         let found = |instance| Input::Found { instance, started: Time(0) };
         let input = match (what, luck) {
@@ -337,7 +395,7 @@ impl World {
             }
             (What::Launch, Luck::LaunchFails) => Input::LaunchFailed { reason: "ENOENT".into() },
             (What::Launch, _) => {
-                let instance = self.instance();
+                let instance = stage.expect("a launch has a stage");
                 self.record(&name).running = Some(instance);
                 Input::Launched { instance }
             }
@@ -393,8 +451,7 @@ impl World {
         match fate.clone() {
             Fate::Ends(n, exit) => {
                 let name = self.name(n);
-                let Some(instance) = self.record(&name).running.take() else { return };
-                self.record(&name).last_dead = Some(instance);
+                let Some(instance) = self.record(&name).ends() else { return };
                 self.feed(&name, Input::Ended { instance, exit });
             }
             Fate::StartedByHand(n) => {
@@ -444,6 +501,14 @@ impl World {
             Fate::DependencyRestarted(n) => {
                 let name = self.name(n);
                 self.feed(&name, Input::Restart { reason: "db was restarted".into() });
+            }
+            Fate::HealerKilled { launches_exec, ended, away } => {
+                for n in ended {
+                    let name = self.name(n);
+                    self.record(&name).ends();
+                }
+                self.now = self.now.after(Duration::from_millis(away));
+                self.restart(launches_exec);
             }
         }
     }
@@ -540,6 +605,10 @@ fn fates() -> impl Strategy<Value = Fate> {
         1 => (0..3_usize, any::<bool>()).prop_map(|(n, healthy)| Fate::Probed(n, healthy)),
         1 => (0..3_usize).prop_map(Fate::DependencyRestarted),
         1 => graphs().prop_map(Fate::Rewired),
+        2 => (any::<bool>(), prop::collection::vec(0..3_usize, 0..3), 0..100_000_u64)
+            .prop_map(|(launches_exec, ended, away)| {
+                Fate::HealerKilled { launches_exec, ended, away }
+            }),
     ]
 }
 

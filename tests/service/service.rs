@@ -31,6 +31,8 @@ use rustix::time::{ClockId, clock_gettime};
 struct Options {
     /// `--journal FILE`: the witness of every start.
     journal: Option<PathBuf>,
+    /// `--start-after MS`: is slow to start.
+    start_after: Duration,
     /// `--exit CODE`: ends by itself.
     exit: Option<u8>,
     /// `--raise SIGNAL`: sends that to itself.
@@ -91,6 +93,7 @@ impl Options {
             let millis = |text: String| Duration::from_millis(text.parse().unwrap());
             match word.as_str() {
                 "--journal" => options.journal = Some(value().into()),
+                "--start-after" => options.start_after = millis(value()),
                 "--exit" => options.exit = Some(value().parse().unwrap()),
                 "--raise" => options.raise = Some(value().parse().unwrap()),
                 "--take" => options.take = value().parse().unwrap(),
@@ -126,6 +129,7 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    thread::sleep(options.start_after);
     // The runtime's handler looks for a stack overflow first, and survives one `kill -SEGV`.
     // SAFETY: SIG_DFL runs no handler.
     unsafe { signal(Signal::SIGSEGV, SigHandler::SigDfl) }.unwrap();

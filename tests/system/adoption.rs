@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Service, Site, command, eventually, has_ebpf, is_root, program, skip, throughout, wait,
+    Service, Site, command, eventually, has_ebpf, is_root, kill, program, skip, throughout, wait,
 };
 
 #[test]
@@ -78,31 +78,8 @@ fn healers_killed_again_and_again_double_nothing() {
     }
 }
 
-#[rstest]
-#[case::in_its_session("--fork")]
-#[case::in_a_new_session("--daemonize")]
-fn daemon_without_a_session_leader_is_not_doubled_when_healer_starts_again(
-    #[case] how: &'static str,
-) {
-    let site = Site::new();
-    let service = site.service("forker").args([how]);
-    let healer = site.guard([&service]);
-    let daemon = service.running(1);
-    eventually("healer guards the daemon", || service.living() == [daemon.clone()]);
-    healer.end_by(Signal::KILL);
-    let _healer = site.start();
-    eventually("it is said why nothing is done", || {
-        let said = site.log_text();
-        said.contains(&format!("{} may be it", daemon.pid)) && said.contains("leader is gone")
-    });
-    throughout(Duration::from_secs(1), "it was not doubled", || service.starts().len() == 1);
-    // Nothing is left to doubt: it is started.
-    service.kill(Signal::KILL);
-    service.running(2);
-}
-
 #[test]
-fn workers_whose_leader_died_with_healer_are_told_and_not_doubled() {
+fn what_a_young_leader_left_when_it_died_with_healer_is_told_and_not_doubled() {
     let site = Site::new();
     let service = site.service("server").args(["--workers", "1"]);
     let healer = site.guard([&service]);
@@ -111,9 +88,15 @@ fn workers_whose_leader_died_with_healer_are_told_and_not_doubled() {
     healer.end_by(Signal::KILL);
     service.kill(Signal::KILL);
     eventually("the worker is left", || service.living().len() == 1);
+    // It may as well be the daemon of a command that forked once.
     let _healer = site.start();
     eventually("it is said why nothing is done", || site.log_text().contains("leader is gone"));
     assert_eq!(service.starts().len(), 1);
+    // Nothing is left to doubt: it is started.
+    for process in service.living() {
+        kill(&process, Signal::KILL);
+    }
+    service.running(2);
 }
 
 #[test]

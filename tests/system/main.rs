@@ -20,6 +20,8 @@ mod network;
 mod notification;
 mod pid_files;
 mod reload;
+mod restart;
 mod storms;
 mod strangers;
+mod stuck;
 mod without_ebpf;

@@ -73,6 +73,11 @@ impl Healer<'_> {
         })
     }
 
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub fn assert_running(&mut self) {
         let ended = self.child.try_wait().unwrap();
         assert!(ended.is_none(), "healer ended: {}\n{}", ended.unwrap(), self.site.log_text());
