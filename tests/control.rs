@@ -28,8 +28,8 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Longer than anything takes on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than anything takes on the slowest machine, and than the server is patient.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 const CONFIG: &str = "
 processes:
@@ -444,6 +444,40 @@ async fn clients_that_say_nothing_are_let_go_and_those_that_wait_are_answered_th
     for stream in silent {
         read_all(stream).await;
     }
+}
+
+#[rstest]
+#[case::past("/v1/events", 64)]
+#[case::followed("/v1/events?follow=1", 16)]
+#[tokio::test(start_paused = true)]
+async fn clients_that_do_not_read_are_let_go(#[case] path: &str, #[case] most: usize) {
+    let served = Served::new().await;
+    // Far more than fits between the two.
+    let reason = "x".repeat(2_000);
+    for at in 1..1_000 {
+        let what = What::Did(Change::LaunchFailed { reason: reason.clone() });
+        let process = ProcessName::new("web");
+        served.bus.publish(Event { process, at: healer::event::Time(at), what });
+        tokio::task::yield_now().await;
+    }
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut open = Vec::new();
+    for _ in 0..most {
+        let mut stream = served.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    timeout(PATIENCE, async {
+        let mut head = [0; 12];
+        while &head != b"HTTP/1.1 200" {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut stream = served.connect().await;
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.read_exact(&mut head).await.unwrap();
+        }
+    })
+    .await
+    .expect("there is room again");
 }
 
 #[tokio::test]

@@ -65,16 +65,32 @@ pub struct Session {
     peer: Peer,
     admitted: bool,
     long: Notify,
-    stalled: Notify,
+    over: Notify,
     /// Held until the answer is read.
     share: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+/// A request that may take long by its nature, until this is dropped.
+struct Long(Arc<Session>);
+
+impl Long {
+    fn begin(session: &Arc<Session>) -> Self {
+        session.long.notify_one();
+        Self(Arc::clone(session))
+    }
+}
+
+impl Drop for Long {
+    fn drop(&mut self) {
+        self.0.over.notify_one();
+    }
 }
 
 impl Session {
     /// Of this peer, who may use the socket or not.
     pub fn new(peer: Peer, admitted: bool) -> Self {
-        let (long, stalled) = (Notify::new(), Notify::new());
-        Self { peer, admitted, long, stalled, share: Mutex::new(None) }
+        let (long, over) = (Notify::new(), Notify::new());
+        Self { peer, admitted, long, over, share: Mutex::new(None) }
     }
 
     /// Waits until the request turns out to be one that may take long.
@@ -82,9 +98,9 @@ impl Session {
         self.long.notified().await;
     }
 
-    /// Waits until the peer does not read what it asked for.
-    pub async fn stalls(&self) {
-        self.stalled.notified().await;
+    /// Waits until what takes long is over: all that is left is for the peer to read.
+    pub async fn is_over(&self) {
+        self.over.notified().await;
     }
 
     /// Holds a share of what is bounded until the connection ends.
@@ -274,15 +290,14 @@ impl Routes {
             session.hold(share);
         }
         let told = self.history.told().await.ok_or_else(ending)?;
-        session.long.notify_one();
         let (pieces, read) = mpsc::channel(1);
-        tokio::spawn(feed(told, follow, pieces, Arc::clone(session)));
+        tokio::spawn(feed(told, follow, pieces, Long::begin(session)));
         Ok(response(StatusCode::OK, LINES, Answer::Pieces(read)))
     }
 
-    async fn reload(&self, session: &Session) -> Answered {
+    async fn reload(&self, session: &Arc<Session>) -> Answered {
         let (done, outcome) = oneshot::channel();
-        session.long.notify_one();
+        let _long = Long::begin(session);
         let by = session.peer.name();
         self.reload.send(ReloadAsked { by, done }).await.map_err(|_| ending())?;
         let reloaded = outcome.await.map_err(|_| ending())?;
@@ -297,7 +312,7 @@ impl Routes {
         word: &str,
         request: event::Request,
         wait: Duration,
-        session: &Session,
+        session: &Arc<Session>,
     ) -> Answered {
         let process = ProcessName::new(name);
         // What follows from it is heard from before it is asked.
@@ -315,9 +330,7 @@ impl Routes {
             });
         };
         info!(process = name, request = word, by, "asked for");
-        if !wait.is_zero() {
-            session.long.notify_one();
-        }
+        let _long = (!wait.is_zero()).then(|| Long::begin(session));
         let deadline = Instant::now() + wait;
         let done = loop {
             if let Some(done) = outcome(request, &status) {
@@ -367,7 +380,7 @@ fn outcome(request: event::Request, status: &ProcessStatus) -> Option<bool> {
 }
 
 /// Sends the past and, to followers, what comes, as fast as it is read.
-async fn feed(told: Told, follow: bool, pieces: mpsc::Sender<Bytes>, session: Arc<Session>) {
+async fn feed(told: Told, follow: bool, pieces: mpsc::Sender<Bytes>, _long: Long) {
     let Told { past, mut news } = told;
     let mut past = past.into_iter();
     let mut piece = Vec::new();
@@ -393,10 +406,9 @@ async fn feed(told: Told, follow: bool, pieces: mpsc::Sender<Bytes>, session: Ar
             return;
         }
         let sent = pieces.send(Bytes::from(std::mem::take(&mut piece)));
-        match timeout(FOLLOWER_PATIENCE, sent).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => return session.stalled.notify_one(),
+        // Nobody is there any more, or does not read.
+        if !matches!(timeout(FOLLOWER_PATIENCE, sent).await, Ok(Ok(()))) {
+            return;
         }
     }
 }

@@ -247,6 +247,7 @@ async fn connection(stream: UnixStream, routes: Arc<Routes>, peer: Peer, admitte
 /// Waits until the connection has taken longer than it may.
 async fn overdue(session: &Session) {
     if timeout(PATIENCE, session.takes_long()).await.is_ok() {
-        session.stalls().await;
+        session.is_over().await;
+        sleep(PATIENCE).await;
     }
 }
