@@ -13,12 +13,6 @@ use healer::operator::{OperatorError, Said};
 use healer::preflight::{self, HostFaults};
 use healer::{daemon, demo, operator};
 
-/// musl's own allocator gives each page back to the kernel as soon as it is empty, and asks for it
-/// again a moment later. That takes a twentieth of the time from an end to the new instance.
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
-
 /// The exit codes, after sysexits.h.
 mod code {
     /// A process needs attention, or what was asked of it is not done.
