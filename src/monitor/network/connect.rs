@@ -2,7 +2,6 @@
 //!
 //! Names are looked up by `names`, TLS is `tls`'s.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -47,8 +46,7 @@ pub async fn connect(
 /// Tries one address after the other; none may use up the others' time.
 async fn any(addresses: &[IpAddr], port: u16, limit: &Limit) -> Result<Box<dyn Stream>, Fault> {
     let addresses = &addresses[..addresses.len().min(ADDRESSES_MAX)];
-    let mut reasons = String::new();
-    let mut is_healers = false;
+    let mut faults = Vec::new();
     for (index, ip) in addresses.iter().enumerate() {
         let share = limit.left() / u32::try_from(addresses.len() - index).unwrap_or(1);
         let connecting = timeout(share, TcpStream::connect(SocketAddr::new(*ip, port)));
@@ -57,12 +55,39 @@ async fn any(addresses: &[IpAddr], port: u16, limit: &Limit) -> Result<Box<dyn S
             Ok(Err(error)) => Fault::of(&error),
             Err(_) => Fault::Target("timed out while connecting".to_owned()),
         };
-        let (Fault::Target(reason) | Fault::Healer(reason)) = &fault;
-        let between = if reasons.is_empty() { "" } else { ", " };
-        // Writing to a text cannot fail.
-        let _ = write!(reasons, "{between}{ip}: {reason}");
-        is_healers |= matches!(fault, Fault::Healer(_));
+        faults.push((*ip, fault));
     }
-    // What could not be asked might have answered.
-    Err(if is_healers { Fault::Healer(reasons) } else { Fault::Target(reasons) })
+    Err(together(&faults))
+}
+
+/// What came of all of a name's addresses. One that cannot be asked (of IPv6, on a machine without) does
+/// not excuse another that does not answer.
+fn together(faults: &[(IpAddr, Fault)]) -> Fault {
+    let reasons: Vec<_> = faults
+        .iter()
+        .map(|(ip, Fault::Target(reason) | Fault::Healer(reason))| format!("{ip}: {reason}"))
+        .collect();
+    let reasons = reasons.join(", ");
+    if faults.iter().any(|(_, fault)| matches!(fault, Fault::Target(_))) {
+        Fault::Target(reasons)
+    } else {
+        Fault::Healer(reasons)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_asked_does_not_excuse_another() {
+        let unasked = || Fault::Healer("no".to_owned());
+        let v6 = (Ipv6Addr::LOCALHOST.into(), unasked());
+        let both = [v6.clone(), (Ipv4Addr::LOCALHOST.into(), Fault::Target("refused".to_owned()))];
+        assert_eq!(together(&both), Fault::Target("::1: no, 127.0.0.1: refused".to_owned()));
+        let both = [v6, (Ipv4Addr::LOCALHOST.into(), unasked())];
+        assert_eq!(together(&both), Fault::Healer("::1: no, 127.0.0.1: no".to_owned()));
+    }
 }

@@ -13,6 +13,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 
+use crate::config::fault::quoted;
 use crate::config::probe::Request;
 
 use super::connect::Stream;
@@ -62,12 +63,12 @@ pub async fn exchange(
 
 /// Reads as much of the body as it takes to find `text`.
 async fn contains(mut body: Incoming, text: &str, limit: &Limit) -> Result<(), Fault> {
-    let text = text.as_bytes();
+    let (shown, text) = (quoted(text), text.as_bytes());
     let mut read = Vec::new();
     while read.len() < LARGEST_BODY {
         let frame = limit.within("reading the body", body.frame()).await?;
         let Some(frame) = frame else {
-            return Err(Fault::Target(format!("the body does not contain {}", shown(text))));
+            return Err(Fault::Target(format!("the body does not contain {shown}")));
         };
         let Ok(data) = frame.map_err(|error| fault(&error))?.into_data() else { continue };
         // What was searched may end with a part of it.
@@ -78,16 +79,7 @@ async fn contains(mut body: Incoming, text: &str, limit: &Limit) -> Result<(), F
         }
     }
     let kib = LARGEST_BODY >> 10;
-    Err(Fault::Target(format!("the first {kib} KiB of the body do not contain {}", shown(text))))
-}
-
-fn shown(text: &[u8]) -> String {
-    const LONGEST: usize = 60;
-    let text = String::from_utf8_lossy(text);
-    match text.char_indices().nth(LONGEST) {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}…", &text[..end]),
-    }
+    Err(Fault::Target(format!("the first {kib} KiB of the body do not contain {shown}")))
 }
 
 fn fault(error: &hyper::Error) -> Fault {

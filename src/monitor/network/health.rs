@@ -90,11 +90,6 @@ impl Health {
         self.subject = None;
     }
 
-    /// Which instance is probed.
-    pub fn instance(&self) -> Option<Instance> {
-        self.subject.as_ref()?.instance
-    }
-
     /// When a probe is due; `None` while one is under way, or there is nothing to probe.
     pub fn due(&self) -> Option<Time> {
         self.subject.as_ref()?.next

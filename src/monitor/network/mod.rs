@@ -7,6 +7,7 @@
 //! Spawned by `daemon`, told by `recovery`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -72,7 +73,7 @@ type Ended = (Ticket, ProcessName, Report);
 #[derive(Debug)]
 struct Network {
     bus: Bus,
-    names: Names,
+    names: Arc<Names>,
     rounds: Rounds,
     probes: JoinSet<Ended>,
     handles: HashMap<Ticket, AbortHandle>,
@@ -86,7 +87,7 @@ impl Network {
     fn new(bus: Bus, names: Names) -> Self {
         Self {
             bus,
-            names,
+            names: Arc::new(names),
             rounds: Rounds::new(),
             probes: JoinSet::new(),
             handles: HashMap::new(),
@@ -161,7 +162,7 @@ impl Network {
         for action in self.rounds.on(input, clock::now()) {
             match action {
                 Action::Begin { ticket, process, probe } => {
-                    let names = self.names.clone();
+                    let names = Arc::clone(&self.names);
                     let known = probe.trust().and_then(|trust| self.known.get(trust)).cloned();
                     let handle = self.probes.spawn(async move {
                         let report = probe::make(&probe, &names, known).await;

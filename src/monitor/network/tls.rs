@@ -24,7 +24,7 @@ use verifier::{Anyone, OwnCertificates};
 
 mod verifier;
 
-/// What was read for a [`Trust`], and of which state of its files.
+/// What was read for a [`Trust`], and in which state its file was.
 #[derive(Clone, Debug)]
 pub struct Known {
     stamp: Stamp,
