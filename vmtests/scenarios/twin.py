@@ -30,7 +30,7 @@ with subtest("one outside of it is"):
 with subtest("it is healed although the container's lives"):
     machine.succeed(f"kill -KILL {original}")
     machine.wait_until_succeeds(
-        "test $(journalctl -t healer F_PROCESS=original -o cat | grep -c started) = 1", timeout=30
+        "test $(journalctl -t healer F_PROCESS=original -o cat | grep -c restarted) = 1", timeout=30
     )
     (successor,) = running(depth=1)
     assert successor != original
@@ -40,4 +40,4 @@ with subtest("the container's death is nobody's concern"):
     machine.succeed(f"kill -KILL {twin}")
     machine.sleep(2)
     assert running(depth=1) == [successor]
-    machine.succeed("test $(journalctl -t healer F_PROCESS=original -o cat | grep -c started) = 1")
+    machine.succeed("test $(journalctl -t healer F_PROCESS=original -o cat | grep -c restarted) = 1")
