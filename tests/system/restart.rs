@@ -500,20 +500,22 @@ fn stage_of_a_killed_healer_that_lingers_is_waited_for() {
     let stage = loop {
         service.running(count);
         service.kill(Signal::KILL);
-        let stage = eventually_some("its next stage is remembered", || {
-            let memory = site.remembered(service)?;
-            let pid = memory["launching"]["pid"].as_i64()?;
-            Some(i32::try_from(pid).unwrap())
-        });
-        // It lives for a moment only: another try.
-        if let Some(stage) = Living::read(stage).filter(|stage| stage.has("healer-stage"))
+        // It lives for a moment only: looked for without a pause and, if it was missed, once more.
+        let remembered = || {
+            let pid = site.remembered(service)?["launching"]["pid"].as_i64()?;
+            i32::try_from(pid).ok()
+        };
+        let stage = std::iter::repeat_with(remembered)
+            .take_while(|_| service.starts().len() == count)
+            .find_map(|stage| stage);
+        if let Some(stage) = stage.and_then(Living::read).filter(|stage| stage.has("healer-stage"))
             && kill(&stage, Signal::STOP)
             && Living::read(stage.pid).is_some_and(|stage| stage.has("healer-stage"))
         {
             break stage;
         }
         count += 1;
-        assert!(count < 50, "no stage was caught");
+        assert!(count < 300, "no stage was caught");
     };
     healer.end_by(Signal::KILL);
     let healer = site.start();
