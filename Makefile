@@ -23,7 +23,7 @@ endif
 .DEFAULT_GOAL := build
 # Each of cargo's commands uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help build demo test check fmt clippy deny docs scripts unit slim static size bench system install set-up set-up-test
+.PHONY: help build demo test check fmt clippy deny docs scripts unit slim static size bench system install set-up set-up-test set-up-vm
 .PHONY: driver vm vmtest guarded
 
 help: ## List the targets
@@ -36,7 +36,7 @@ build: set-up ## Build the release binary, target/*/release/healer (the default)
 demo: build ## Set up what is missing, build, and show on a small service what healer does
 	@$(BINARY) demo
 
-test: check deny docs size static system slim unit vm ## Set up what is missing and run every check and test
+test: check deny docs size static system slim unit ## Set up what is missing and run every check and test
 
 check: fmt clippy scripts driver ## The quick part: format, lints, scripts, the driver of the VM tests
 
@@ -93,7 +93,7 @@ vmtest: guarded ## The scenarios in virtual machines, on all kernels
 	vmtests/run $(IN_GUEST)
 
 # The program that the scenarios guard. The guest has another C library than this machine.
-guarded: set-up-test build
+guarded: set-up-vm build
 	$(FOR_RELEASE) cargo build --release --locked --target $(RELEASE_TARGET) --example service
 
 install: ## Install what `make build` built, below DESTDIR and PREFIX (/usr/local)
@@ -106,3 +106,6 @@ set-up:
 
 set-up-test: set-up
 	@.ci/set-up test
+
+set-up-vm: set-up-test
+	@.ci/set-up vm
