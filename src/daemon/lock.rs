@@ -4,10 +4,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::config::ownership::{Distrust, Examined, examine};
+
+/// How long a lock is waited for whose holder is dead. A healer that was killed in the middle of a
+/// spawn has left it to a child, which lets go of it at its exec.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The lock; released and its file removed when dropped.
 #[derive(Debug)]
@@ -71,6 +78,7 @@ impl Lock {
             return Err(LockError::Unsafe { element, distrust });
         }
         let path = directory.join("healer.pid");
+        let patience = Instant::now() + PATIENCE;
         loop {
             let mut file = open(&path).map_err(at(&path))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -79,7 +87,12 @@ impl Lock {
                     let mut text = String::new();
                     // An unreadable holder is one that goes unnamed.
                     let _ = file.read_to_string(&mut text);
-                    return Err(LockError::Held { path, holder: text.trim().parse().ok() });
+                    let holder = text.trim().parse().ok();
+                    if holder.is_some_and(is_dead) && Instant::now() < patience {
+                        thread::sleep(PAUSE);
+                        continue;
+                    }
+                    return Err(LockError::Held { path, holder });
                 }
                 Err(errno) => return Err(at(&path)(errno.into())),
             }
@@ -113,6 +126,10 @@ impl Drop for Lock {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn is_dead(pid: u32) -> bool {
+    !Path::new("/proc").join(pid.to_string()).exists()
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -172,6 +189,22 @@ mod tests {
         assert!(matches!(first.keep(), Err(LockError::Held { .. })));
         drop(first);
         assert!(is_at(&second.file, &second.path), "the second one's file was removed");
+    }
+
+    #[test]
+    fn lock_that_a_dead_healer_left_to_a_child_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("healer.pid");
+        // Above the highest PID that Linux gives, 2²².
+        fs::write(&path, "4194305\n").unwrap();
+        let left = File::open(&path).unwrap();
+        flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let child = thread::spawn(move || {
+            thread::sleep(10 * PAUSE);
+            drop(left);
+        });
+        Lock::take(directory.path(), as_root()).unwrap();
+        child.join().unwrap();
     }
 
     #[test]

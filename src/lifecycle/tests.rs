@@ -515,14 +515,15 @@ fn what_never_restarts_is_not_ended_for_being_hung_but_is_ready_no_longer() {
     let mut life = started(process);
     assert_eq!(life.at(1_000, Input::Tick), [Action::Ready]);
     assert_eq!(life.on(unhealthy(1)), [Action::Unready]);
-    assert_eq!(life.inner.next_deadline(&life.process), None, "time alone heals no hang");
+    assert_eq!(life.at(60_000, Input::Tick), [], "time alone heals no hang");
     assert_eq!(life.on(Input::Healthy { instance: Some(instance(1)) }), [Action::Ready]);
 }
 
 #[test]
 fn a_probed_instance_is_ready_when_its_probe_says_so_and_not_before() {
     let mut life = started(fixture::probed("web"));
-    assert_eq!(life.inner.next_deadline(&life.process), None, "time alone makes it not ready");
+    assert_eq!(life.at(60_000, Input::Tick), [], "time alone makes it not ready");
+    assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: false });
     assert_eq!(life.on(Input::Healthy { instance: Some(instance(1)) }), [Action::Ready]);
     assert_eq!(life.on(Input::Healthy { instance: Some(instance(1)) }), []);
     assert_eq!(life.inner.state(), State::Up { instance: instance(1), ready: true });
